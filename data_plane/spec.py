@@ -1,0 +1,124 @@
+"""What a worker is told: frozen structs, JSON on an inherited descriptor, the only thing that crosses ``exec``."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+__all__ = ["LinkSpec", "Role", "Settings", "SlotSpec", "WorkerSpec", "decode_spec", "encode_spec"]
+
+KIB = 1 << 10
+MIB = 1 << 20
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """The configuration as concluded: file < environment < flags, checked, then never changed.
+
+    ``control_plane.config`` makes it from its table of keys; workers only read it. Durations are seconds, sizes bytes.
+    """
+
+    # the log
+    broker: str = ""  # empty: the local log
+    security: dict[str, str] = msgspec.field(default_factory=dict)  # librdkafka properties, secrets among them
+    publisher_overrides: dict[str, str] = msgspec.field(default_factory=dict)
+    consumer_overrides: dict[str, str] = msgspec.field(default_factory=dict)
+    replication_factor: int = -1  # -1: the broker's default
+    sync: Literal["Interval", "Each"] = "Interval"
+    sync_interval_seconds: float = 1.0
+    segment_bytes: int = 64 * MIB
+    retention_bytes: int = 0  # of one partition; 0: no limit
+    retention_seconds: float = 0.0  # 0: no limit
+
+    # names
+    strategy: Literal["TopicBased", "PartitionBased"] = "TopicBased"
+    partition_mappings: dict[str, int] = msgspec.field(default_factory=dict)  # stream -> partition
+    naming: Literal["legacy", "domain"] = "legacy"
+    domain: str = ""
+
+    # behaviour
+    integrate_session_management: bool = True
+    integrate_data_format_management: bool = True
+    batching_responses: bool = False
+    batching_bytes: int = 4096 * KIB
+    batching_seconds: float = 0.05
+    acknowledge: Literal["Ring", "Log"] = "Ring"
+    write_wait_seconds: float = 5.0
+    max_packet_bytes: int = 4 * MIB - 64 * KIB
+    reader_buffer_bytes: int = 4 * MIB
+    node_number: int = 0
+
+    # processes
+    listen_address: str = "0.0.0.0"
+    port: int = 13579
+    key_port: int = 15379
+    gateways: int = 1
+    producers: int = 1
+    consumers: int = 1
+    cores: list[int] | None = None  # cores that workers may be pinned to; None: decided from the machine
+    start_seconds: float = 30.0
+    drain_seconds: float = 20.0
+    stall_seconds: float = 30.0
+    gateway_stall_seconds: float = 15.0
+
+    # places
+    run_dir: str = ""
+    data_dir: str = ""
+
+
+Role = Literal["control-plane", "gateway", "producer", "consumer", "recovery"]
+
+
+class LinkSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """One link: the two ring files between a peer and a log worker."""
+
+    peer: str
+    worker: str
+    down: str  # peer to worker
+    up: str  # worker to peer
+
+
+class SlotSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of the process table, as everybody may know it: the slot outlives the processes that fill it."""
+
+    name: str
+    role: Role
+    index: int  # among the processes of its role
+    liveness: str
+    counters: str
+    doorbell: int  # descriptor of its eventfd, the same number in every process
+    cores: list[int]  # empty: not pinned
+
+
+class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """All that one process is told. ``epoch`` counts the incarnations of its slot."""
+
+    name: str
+    role: Role
+    index: int
+    epoch: int
+    parent_pid: int
+    instance: str
+    settings: Settings
+    slots: list[SlotSpec]
+    links: list[LinkSpec]  # this process's own
+    all_links: list[LinkSpec]  # everybody's, for positions seen from outside
+    control_socket: str
+    log_tables: list[str]  # published ends of the local log, one file a producer, in their order
+    stale_instances: list[str] = []  # recovery only: folders of dead instances, oldest first
+    public_addresses: list[str] = []  # gateways only: host:port
+
+    def slot(self, name: str) -> SlotSpec:
+        return next(slot for slot in self.slots if slot.name == name)
+
+    @property
+    def own_slot(self) -> SlotSpec:
+        return self.slot(self.name)
+
+
+def encode_spec(spec: WorkerSpec) -> bytes:
+    return msgspec.json.encode(spec)
+
+
+def decode_spec(data: bytes) -> WorkerSpec:
+    return msgspec.json.decode(data, type=WorkerSpec)
