@@ -17,6 +17,7 @@ from trackside.data_plane.record import Record
 __all__ = [
     "END",
     "Cursor",
+    "LogConfigurationError",
     "LogReader",
     "LogState",
     "LogWriter",
@@ -31,6 +32,13 @@ END = -1
 """Start position of a cursor: only what is appended after it was opened."""
 
 Wake = Callable[[], None]
+
+
+class LogConfigurationError(Exception):
+    """The log can never work as configured: malformed address, refused credentials, a newer data directory.
+
+    Raised by the constructors and by ``do_work``; the process ends with the exit code that forbids a restart.
+    """
 
 
 class Partition(NamedTuple):
