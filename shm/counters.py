@@ -1,0 +1,254 @@
+"""Counters of one process in shared memory: they survive it, and anybody can read them while it lives or is dead.
+
+The process that owns the table allocates rows; nobody else writes. A *metric* (name, kind, labels, a sentence of help) has
+one entry in the metric directory, each set of label values one row: an entry in the row directory and a cell.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from trackside.shm.fence import publish_fence
+from trackside.shm.layout import (
+    ENTRY_TEXT_OFFSET,
+    LABELS_BYTES_MAX,
+    METRIC_ENTRY_BYTES,
+    METRIC_ROWS,
+    METRIC_TEXT_BYTES_MAX,
+    METRICS_OFFSET,
+    ROW_ENTRY_BYTES,
+    ROWS_OFFSET,
+    CountersLayout,
+    SegmentKind,
+)
+from trackside.shm.segment import LayoutMismatch, Segment, round_to_pages
+
+__all__ = [
+    "OTHER",
+    "REFUSED",
+    "Counter",
+    "CounterTable",
+    "Metric",
+    "create_counters",
+    "read_counters",
+    "read_metrics",
+]
+
+_U64 = 0xFFFFFFFFFFFFFFFF
+
+
+class Metric(NamedTuple):
+    """One line of a metrics table: what is counted, whether it only grows, by which labels, and why one would look."""
+
+    name: str
+    kind: str  # "counter" or "gauge"
+    labels: tuple[str, ...]
+    help: str
+
+
+OTHER = Metric(
+    "counters_other", "counter", (), "Sum of what was counted for label sets that found no row of their own."
+)
+REFUSED = Metric("counters_refused", "counter", (), "How often a counter was asked for and the table was full.")
+
+
+class Counter:
+    """One cell. Of one thread: two that add at the same time would lose one."""
+
+    __slots__ = ("_cells", "_index")
+
+    def __init__(self, cells: memoryview, index: int) -> None:
+        self._cells = cells
+        self._index = index
+
+    def add(self, n: int = 1) -> None:
+        self._cells[self._index] += n
+
+    def set(self, n: int) -> None:
+        """Stores ``n``; a negative one becomes 0."""
+        self._cells[self._index] = max(0, n)
+
+    @property
+    def value(self) -> int:
+        return int(self._cells[self._index])
+
+
+def create_counters(path: str | os.PathLike[str], name: str = "", *, rows: int = 512) -> None:
+    """Makes an empty table for the process ``name``; the supervisor calls it. Raises SegmentExists, NoSpace."""
+    segment = Segment.create(path, round_to_pages(CountersLayout(rows).segment_bytes))
+    try:
+        segment.seal(SegmentKind.COUNTERS, extent=rows, options=0, name=name)
+    finally:
+        segment.close()
+
+
+class CounterTable:
+    """The owner's end. A successor that opens the same path goes on with the same cells."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Raises SegmentMissing, LayoutMismatch."""
+        self._directory = _Directory(Segment.attach(path))
+        self._metrics = {metric.name: index for index, metric in self._directory.metrics()}
+        self._rows = {(name, labels): row for row, name, labels in self._directory.rows()}
+        self._rows_used = self._directory.rows_used()
+        self._metrics_used = self._directory.metrics_used()
+        self._other = self.counter(OTHER)
+        self._refused = self.counter(REFUSED)
+
+    def counter(self, metric: Metric, /, **labels: str | int) -> Counter:
+        """The counter of these label values, found or made. Keep it: this call costs microseconds.
+
+        When there is no room for another row: a counter adds to ``counters_other``, a gauge goes nowhere, and
+        ``counters_refused`` counts. Raises ValueError when the labels are not those of the metric.
+        """
+        if labels.keys() != set(metric.labels):
+            raise ValueError(f"metric {metric.name}: labels {sorted(labels)}, expected {sorted(metric.labels)}")
+        text = json.dumps(labels, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+        row = self._rows.get((metric.name, text))
+        if row is None:
+            row = self._allocate(metric, text)
+        if row is None:
+            return self._overflow(metric)
+        return Counter(self._directory.cells, self._directory.cell_index(row))
+
+    def close(self) -> None:
+        self._directory.close()
+
+    def _allocate(self, metric: Metric, labels: str) -> int | None:
+        row = self._rows_used
+        index = self._metric_index(metric)
+        if index is None or row >= self._directory.layout.rows or len(labels.encode()) > LABELS_BYTES_MAX:
+            return None
+        self._directory.write_row(row, index, labels)
+        self._rows[metric.name, labels] = row
+        self._rows_used += 1
+        return row
+
+    def _metric_index(self, metric: Metric) -> int | None:
+        index = self._metrics.get(metric.name)
+        if index is None and self._metrics_used < METRIC_ROWS and _metric_text(metric) is not None:
+            index = self._metrics[metric.name] = self._metrics_used
+            self._directory.write_metric(index, metric)
+            self._metrics_used += 1
+        return index
+
+    def _overflow(self, metric: Metric) -> Counter:
+        self._refused.add()
+        return self._other if metric.kind == "counter" else Counter(memoryview(bytearray(8)).cast("Q"), 0)
+
+
+def read_counters(path: str | os.PathLike[str]) -> list[tuple[str, dict[str, str], int]]:
+    """(metric name, labels, value) of every row, from outside, owner dead or alive. Raises SegmentMissing, LayoutMismatch.
+
+    Entries that make no sense are left out.
+    """
+    directory = _Directory(Segment.attach(path, writable=False))
+    try:
+        found = []
+        for row, name, text in directory.rows():
+            labels = _parse_labels(text)
+            if labels is not None:
+                found.append((name, labels, int(directory.cells[directory.cell_index(row)])))
+        return found
+    finally:
+        directory.close()
+
+
+def read_metrics(path: str | os.PathLike[str]) -> dict[str, Metric]:
+    """The metrics of a table by name, for who shows kind and help. Raises SegmentMissing, LayoutMismatch."""
+    directory = _Directory(Segment.attach(path, writable=False))
+    try:
+        return {metric.name: metric for _, metric in directory.metrics()}
+    finally:
+        directory.close()
+
+
+class _Directory:
+    """The two directories of a table. An entry: u64 state (0 free, 1 + index of the metric), u64 length, text."""
+
+    def __init__(self, segment: Segment) -> None:
+        rows = segment.check(SegmentKind.COUNTERS).extent
+        self.layout = CountersLayout(rows)
+        if segment.size < self.layout.segment_bytes:
+            raise LayoutMismatch(f"{segment.path}: {rows} rows do not fit into {segment.size} bytes")
+        self.cells = segment.cells
+        self.close = segment.close
+        self._memory = segment.memory
+
+    def cell_index(self, row: int) -> int:
+        return (self.layout.cells_offset >> 3) + row
+
+    def metrics_used(self) -> int:
+        return self._used(METRICS_OFFSET, METRIC_ENTRY_BYTES, METRIC_ROWS)
+
+    def rows_used(self) -> int:
+        return self._used(ROWS_OFFSET, ROW_ENTRY_BYTES, self.layout.rows)
+
+    def metrics(self) -> Iterator[tuple[int, Metric]]:
+        for index in range(self.metrics_used()):
+            _, text = self._read(METRICS_OFFSET + index * METRIC_ENTRY_BYTES, METRIC_TEXT_BYTES_MAX)
+            metric = _parse_metric(text)
+            if metric is not None:
+                yield index, metric
+
+    def rows(self) -> Iterator[tuple[int, str, str]]:
+        """(row, metric name, labels text)."""
+        names = {index: metric.name for index, metric in self.metrics()}
+        for row in range(self.rows_used()):
+            state, text = self._read(ROWS_OFFSET + row * ROW_ENTRY_BYTES, LABELS_BYTES_MAX)
+            if state - 1 in names:
+                yield row, names[state - 1], text
+
+    def write_metric(self, index: int, metric: Metric) -> None:
+        self._write(METRICS_OFFSET + index * METRIC_ENTRY_BYTES, 1, _metric_text(metric) or b"")
+
+    def write_row(self, row: int, metric_index: int, labels: str) -> None:
+        self._write(ROWS_OFFSET + row * ROW_ENTRY_BYTES, 1 + metric_index, labels.encode())
+
+    def _used(self, offset: int, entry_bytes: int, entries: int) -> int:
+        """Entries are taken from the front and never given back."""
+        states = (self.cells[(offset + index * entry_bytes) >> 3] for index in range(entries))
+        return next((index for index, state in enumerate(states) if not state), entries)
+
+    def _read(self, offset: int, bytes_max: int) -> tuple[int, str]:
+        state = self.cells[offset >> 3]
+        length = min(self.cells[(offset >> 3) + 1], bytes_max)
+        start = offset + ENTRY_TEXT_OFFSET
+        return state, self._memory[start : start + length].decode(errors="replace")
+
+    def _write(self, offset: int, state: int, text: bytes) -> None:
+        start = offset + ENTRY_TEXT_OFFSET
+        self._memory[start : start + len(text)] = text
+        self.cells[(offset >> 3) + 1] = len(text)
+        if publish_fence is not None:
+            publish_fence()
+        # Publishes the entry: a free one is not looked into, and everything of it was stored before.
+        self.cells[offset >> 3] = state
+
+
+def _metric_text(metric: Metric) -> bytes | None:
+    """None when it is too long for an entry even without its help."""
+    for help in (metric.help, ""):
+        text = json.dumps([metric.name, metric.kind, metric.labels, help], ensure_ascii=False).encode()
+        if len(text) <= METRIC_TEXT_BYTES_MAX:
+            return text
+    return None
+
+
+def _parse_metric(text: str) -> Metric | None:
+    try:
+        name, kind, labels, help = json.loads(text)
+        return Metric(str(name), str(kind), tuple(map(str, labels)), str(help))
+    except (ValueError, TypeError):
+        return None
+
+
+def _parse_labels(text: str) -> dict[str, str] | None:
+    try:
+        labels = json.loads(text)
+    except ValueError:
+        return None
+    return {key: str(value) for key, value in labels.items()} if isinstance(labels, dict) else None
