@@ -23,6 +23,7 @@ from trackside.shm.layout import (
     ROWS_OFFSET,
     CountersLayout,
     SegmentKind,
+    StaticPage,
 )
 from trackside.shm.segment import LayoutMismatch, Segment, round_to_pages
 
@@ -78,11 +79,8 @@ class Counter:
 
 def create_counters(path: str | os.PathLike[str], name: str = "", *, rows: int = 512) -> None:
     """Makes an empty table for the process ``name``; the supervisor calls it. Raises SegmentExists, NoSpace."""
-    segment = Segment.create(path, round_to_pages(CountersLayout(rows).segment_bytes))
-    try:
-        segment.seal(SegmentKind.COUNTERS, extent=rows, options=0, name=name)
-    finally:
-        segment.close()
+    size = round_to_pages(CountersLayout(rows).segment_bytes)
+    Segment.make(path, StaticPage(SegmentKind.COUNTERS, size, extent=rows, options=0, name=name))
 
 
 class CounterTable:

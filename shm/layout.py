@@ -64,28 +64,14 @@ A table of counters, for ``extent`` rows::
 
 from __future__ import annotations
 
-import zlib
+from collections.abc import Sequence
 from enum import IntEnum, IntFlag
 from struct import Struct
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+from zlib import crc32
 
-import numpy as np
-
-__all__ = [
-    "CELL_STRIDE_BYTES",
-    "LAYOUT_VERSION",
-    "MAGIC",
-    "NAME_BYTES_MAX",
-    "PAGE_BYTES",
-    "RECORD_HEADER",
-    "STATIC_PAGE",
-    "CountersLayout",
-    "LivenessCell",
-    "RingCell",
-    "RingOption",
-    "SegmentKind",
-    "StaticPage",
-]
+if TYPE_CHECKING:
+    import numpy as np
 
 LAYOUT_VERSION = 1
 MAGIC = int.from_bytes(b"TRACKSHM", "little")
@@ -99,31 +85,47 @@ class SegmentKind(IntEnum):
     RING = 1
     LIVENESS = 2
     COUNTERS = 3
+    ENDS = 4  # the layout of its pages is data_plane/ends_table.py
 
 
-# --- the static page ---------------------------------------------------------------------------------------------
+# --- fields --------------------------------------------------------------------------------------------------------
 
-STATIC_PAGE = np.dtype(
-    [
-        ("magic", "=u8"),
-        ("layout_version", "=u4"),
-        ("kind", "=u4"),
-        ("segment_bytes", "=u8"),
-        ("extent", "=u8"),
-        ("options", "=u4"),
-        ("name_bytes", "=u4"),
-        ("crc", "=u4"),
-    ],
-    align=True,
+Fields = tuple[tuple[str, str], ...]
+_STRUCT_CODES = {"u2": "H", "u4": "I", "u8": "Q"}
+
+
+def struct_of(fields: Fields) -> Struct:
+    """For the running code: packs to bytes of its own, never into shared memory."""
+    return Struct("=" + "".join(_STRUCT_CODES[code] for _, code in fields))
+
+
+def dtype_of(fields: Fields, itemsize: int) -> np.dtype[np.void]:
+    """For tools that look from outside: a numpy structure of ``itemsize`` bytes over the same fields.
+
+    Imports numpy when it is called, so that processes which only run rings and cells start without it.
+    """
+    import numpy
+
+    rest = itemsize - struct_of(fields).size
+    return numpy.dtype([(name, "=" + code) for name, code in fields] + [("rest", f"V{rest}")])
+
+
+# --- the static page -----------------------------------------------------------------------------------------------
+
+STATIC_FIELDS: Fields = (
+    ("magic", "u8"),
+    ("layout_version", "u4"),
+    ("kind", "u4"),
+    ("segment_bytes", "u8"),
+    ("extent", "u8"),
+    ("options", "u4"),
+    ("name_bytes", "u4"),
+    ("crc", "u4"),
 )
-"""The static page for tools that look with numpy; ``StaticPage`` is the same for the running code."""
-
 NAME_OFFSET = 64
 NAME_BYTES_MAX = PAGE_BYTES - NAME_OFFSET
-_STATIC = Struct("=IIQQII")
-STATIC_OFFSET = 8
-STATIC_CRC_OFFSET = STATIC_OFFSET + _STATIC.size
-assert STATIC_PAGE.fields["crc"][1] == STATIC_CRC_OFFSET  # type: ignore[index]
+_STATIC = struct_of(STATIC_FIELDS)
+assert _STATIC.size <= NAME_OFFSET
 
 
 class StaticPage(NamedTuple):
@@ -134,33 +136,34 @@ class StaticPage(NamedTuple):
     extent: int
     options: int
     name: str
-    layout_version: int = LAYOUT_VERSION
 
     def encode(self) -> bytes:
-        """The whole page but for the magic. Raises ValueError for a name that is too long."""
+        """The page up to the end of its name, without the magic. Raises ValueError for a name that is too long."""
         name = self.name.encode()
         if len(name) > NAME_BYTES_MAX:
             raise ValueError(f"name of a segment: {len(name)} bytes, at most {NAME_BYTES_MAX}")
-        fixed = _STATIC.pack(self.layout_version, self.kind, self.segment_bytes, self.extent, self.options, len(name))
-        crc = zlib.crc32(name, zlib.crc32(fixed))
-        head = bytes(STATIC_OFFSET) + fixed + crc.to_bytes(4, "little")
-        return head.ljust(NAME_OFFSET, b"\0") + name
+        fields = (LAYOUT_VERSION, self.kind, self.segment_bytes, self.extent, self.options, len(name))
+        return _STATIC.pack(0, *fields, _static_crc(fields, name)).ljust(NAME_OFFSET, b"\0") + name
 
     @staticmethod
     def decode(page: bytes) -> StaticPage:
         """Takes a page apart. Raises ValueError that says what does not hold; never anything else."""
         if len(page) < PAGE_BYTES:
             raise ValueError(f"it has {len(page)} bytes, less than one page")
-        if int.from_bytes(page[:8], "little") != MAGIC:
+        magic, *fields, crc = _STATIC.unpack_from(page)
+        version, kind, segment_bytes, extent, options, name_bytes = fields
+        if magic != MAGIC:
             raise ValueError("it is no segment of Trackside, or one that was never finished")
-        version, kind, segment_bytes, extent, options, name_bytes = _STATIC.unpack_from(page, STATIC_OFFSET)
         if version != LAYOUT_VERSION:
             raise ValueError(f"it has layout version {version}, this program reads version {LAYOUT_VERSION}")
         name = page[NAME_OFFSET : NAME_OFFSET + name_bytes]
-        crc = int.from_bytes(page[STATIC_CRC_OFFSET : STATIC_CRC_OFFSET + 4], "little")
-        if crc != zlib.crc32(name, zlib.crc32(page[STATIC_OFFSET:STATIC_CRC_OFFSET])):
+        if crc != _static_crc(fields, name):
             raise ValueError("its first page is damaged (CRC)")
-        return StaticPage(kind, segment_bytes, extent, options, name.decode(errors="replace"), version)
+        return StaticPage(kind, segment_bytes, extent, options, name.decode(errors="replace"))
+
+
+def _static_crc(fields: Sequence[int], name: bytes) -> int:
+    return crc32(name, crc32(_STATIC.pack(0, *fields, 0)))
 
 
 # --- rings ---------------------------------------------------------------------------------------------------------
@@ -193,24 +196,20 @@ RECORD_HEADER_BYTES = 64
 RECORD_CRC_OFFSET = 32
 PAD_KIND = 0xFFFF
 
-RECORD_HEADER = np.dtype(
-    [
-        ("position", "=u8"),
-        ("length", "=u4"),
-        ("count", "=u4"),
-        ("kind", "=u2"),
-        ("reserved", "=u2"),
-        ("body_crc", "=u4"),
-        ("stamp_ns", "=u8"),
-        ("crc", "=u4"),
-        ("reserved_2", "V28"),
-    ]
+RECORD_FIELDS: Fields = (
+    ("position", "u8"),
+    ("length", "u4"),
+    ("count", "u4"),
+    ("kind", "u2"),
+    ("reserved", "u2"),
+    ("body_crc", "u4"),
+    ("stamp_ns", "u8"),
 )
-RECORD_FIELDS = Struct("=QIIHHIQ")
-"""The part of a record's header that its CRC covers."""
+"""The part of a record's header that its CRC covers; the CRC follows it."""
 
-assert RECORD_HEADER.itemsize == RECORD_HEADER_BYTES == RECORD_ALIGN_BYTES
-assert RECORD_FIELDS.size == RECORD_CRC_OFFSET == RECORD_HEADER.fields["crc"][1]  # type: ignore[index]
+RECORD_STRUCT = struct_of(RECORD_FIELDS)
+assert RECORD_STRUCT.size == RECORD_CRC_OFFSET
+assert RECORD_HEADER_BYTES == RECORD_ALIGN_BYTES, "a PAD is a header at least, and what is left is a multiple of both"
 
 
 # --- liveness ------------------------------------------------------------------------------------------------------

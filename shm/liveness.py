@@ -18,6 +18,7 @@ from trackside.shm.layout import (
     TEXT_BYTES_MAX,
     LivenessCell,
     SegmentKind,
+    StaticPage,
 )
 from trackside.shm.segment import Segment
 
@@ -42,11 +43,7 @@ class WorkerState(IntEnum):
 
 def create_liveness(path: str | os.PathLike[str], name: str) -> None:
     """Makes the segment of the process slot ``name``. Raises SegmentExists, NoSpace."""
-    segment = Segment.create(path, LIVENESS_BYTES)
-    try:
-        segment.seal(SegmentKind.LIVENESS, extent=0, options=0, name=name)
-    finally:
-        segment.close()
+    Segment.make(path, StaticPage(SegmentKind.LIVENESS, LIVENESS_BYTES, extent=0, options=0, name=name))
 
 
 class _Cell:
@@ -85,8 +82,10 @@ class Liveness:
     @property
     def state(self) -> WorkerState:
         """FAILED also for a number that this version does not know."""
-        number = self.cells[LivenessCell.STATE]
-        return WorkerState(number) if number in WorkerState.__members__.values() else WorkerState.FAILED
+        try:
+            return WorkerState(self.cells[LivenessCell.STATE])
+        except ValueError:
+            return WorkerState.FAILED
 
     @state.setter
     def state(self, state: WorkerState) -> None:
@@ -134,8 +133,8 @@ class Liveness:
         return self._segment.memory[offset : offset + length].decode(errors="replace")
 
     def _write(self, length_cell: LivenessCell, offset: int, text: str) -> None:
-        """Cut to TEXT_BYTES_MAX."""
-        data = text.encode(errors="replace")[:TEXT_BYTES_MAX]
+        """Cut to TEXT_BYTES_MAX, between two characters."""
+        data = text.encode(errors="replace")[:TEXT_BYTES_MAX].decode(errors="ignore").encode()
         self.cells[length_cell] = 0
         self._segment.memory[offset : offset + len(data)] = data
         if publish_fence is not None:

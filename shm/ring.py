@@ -16,7 +16,6 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 from zlib import crc32
 
@@ -25,8 +24,8 @@ from trackside.shm.layout import (
     PAD_KIND,
     RECORD_ALIGN_BYTES,
     RECORD_CRC_OFFSET,
-    RECORD_FIELDS,
     RECORD_HEADER_BYTES,
+    RECORD_STRUCT,
     RING_CAPACITY_BYTES_MIN,
     RING_DATA_OFFSET,
     RingCell,
@@ -36,8 +35,18 @@ from trackside.shm.layout import (
 )
 from trackside.shm.segment import Segment, round_to_pages
 
-__all__ = ["RingCorrupt", "RingReader", "RingRecord", "RingView", "RingWriter", "create_ring", "ring_bytes"]
+__all__ = [
+    "RingCorrupt",
+    "RingMemory",
+    "RingReader",
+    "RingRecord",
+    "RingView",
+    "RingWriter",
+    "create_ring",
+    "ring_bytes",
+]
 
+# As plain numbers: an enum member would cost a look-up at each use.
 PUBLISH = int(RingCell.PUBLISH)
 COMMIT_WANTED = int(RingCell.COMMIT_WANTED)
 RECORDS = int(RingCell.RECORDS)
@@ -50,12 +59,13 @@ READ = int(RingCell.READ)
 SUSPECT = int(RingCell.SUSPECT)
 
 _U32 = 0xFFFFFFFF
-_ALIGN = -RECORD_ALIGN_BYTES
-_ROUND = RECORD_HEADER_BYTES + RECORD_ALIGN_BYTES - 1  # (body + _ROUND) & _ALIGN: bytes of the record in the ring
-_CRC_WORD = RECORD_CRC_OFFSET >> 2
+_U64 = 0xFFFFFFFFFFFFFFFF
+_ROUND = RECORD_HEADER_BYTES + RECORD_ALIGN_BYTES - 1
+_ALIGN = -RECORD_ALIGN_BYTES  # (body + _ROUND) & _ALIGN: what a body takes of the ring, header and alignment counted
+_CRC_WORD = RECORD_CRC_OFFSET // 4
 
-_pack_fields = RECORD_FIELDS.pack
-_unpack_fields = RECORD_FIELDS.unpack
+_pack_fields = RECORD_STRUCT.pack
+_unpack_fields = RECORD_STRUCT.unpack
 
 
 class RingRecord(NamedTuple):
@@ -64,9 +74,13 @@ class RingRecord(NamedTuple):
     position: int
     end: int
     kind: int
-    count: int  # type: ignore[assignment] # packets, and it hides tuple.count, which nobody calls on a record
+    count: int  # type: ignore[assignment] # packets; it hides tuple.count, which nobody calls on a record
     stamp_ns: int
     body: bytes
+
+
+# The generated constructor of a named tuple takes 150 ns longer, a tenth of what a record costs in poll.
+_new_record: Callable[[type[RingRecord], tuple[int, int, int, int, int, bytes]], RingRecord] = tuple.__new__
 
 
 class RingCorrupt(Exception):
@@ -80,11 +94,11 @@ class RingCorrupt(Exception):
 
 
 class RingMemory(Protocol):
-    """What a ring needs of a Segment; a test gives it a memory that keeps a journal of the stores."""
+    """What a ring needs of a Segment; a test hands in a memory that keeps a journal of the stores."""
 
-    memory: Any
-    cells: Any
-    words: Any
+    memory: Any  # bytes by slices
+    cells: Any  # u64 by index
+    words: Any  # u32 by index
 
     def check(self, kind: SegmentKind) -> StaticPage: ...
 
@@ -101,22 +115,16 @@ def create_ring(
 ) -> None:
     """Makes an empty ring; the supervisor calls it, before either end is started.
 
-    ``capacity_bytes`` is a power of two. ``body_crc`` adds a CRC over each body (a third of the speed at 8 KiB, three quarters at
-    1 MiB); not said: only where stores are not ordered by the machine.
+    ``capacity_bytes`` is a power of two. ``body_crc`` adds a CRC over each body (a third of the speed at 8 KiB a
+    record, three quarters at 1 MiB); when nothing is said, only where the machine does not order stores by itself.
     Raises SegmentExists, NoSpace, ValueError.
     """
     if capacity_bytes < RING_CAPACITY_BYTES_MIN or capacity_bytes & (capacity_bytes - 1):
-        raise ValueError(
-            f"ring capacity: {capacity_bytes} bytes, must be a power of two, at least {RING_CAPACITY_BYTES_MIN}"
-        )
+        raise ValueError(f"ring capacity {capacity_bytes}: not a power of two, or below {RING_CAPACITY_BYTES_MIN}")
     if body_crc is None:
         body_crc = publish_fence is not None
     options = RingOption.BODY_CRC if body_crc else RingOption.NONE
-    segment = Segment.create(path, ring_bytes(capacity_bytes))
-    try:
-        segment.seal(SegmentKind.RING, extent=capacity_bytes, options=options, name=ring_id)
-    finally:
-        segment.close()
+    Segment.make(path, StaticPage(SegmentKind.RING, ring_bytes(capacity_bytes), capacity_bytes, options, ring_id))
 
 
 class _Broken(Exception):
@@ -136,19 +144,25 @@ class _Ring:
         self._body_crc = bool(page.options & RingOption.BODY_CRC)
         self.ring_id = page.name
         self.capacity_bytes = page.extent
+        # Whatever the position, a body of this size fits an empty ring together with the PAD that it may need.
         self.record_bytes_max = page.extent // 2 - RECORD_HEADER_BYTES
-        """The largest body: whatever the position, it fits an empty ring together with the PAD before it."""
 
     def walk(self, start: int, end: int) -> Iterator[RingRecord]:
-        """The records from position ``start`` to position ``end``, moving nothing; both as some RingRecord or cell says.
+        """The records from position ``start`` to ``end``, moving nothing; both are a cell's value or a record's edge.
 
-        For accounting and tools. Raises ValueError for positions that are not in the ring, RingCorrupt at the
-        first record that does not hold (each time: nothing is marked).
+        For accounting and tools. Raises ValueError for positions that are not in the ring; the iterator raises
+        RingCorrupt at the first record that does not hold (each time: nothing is marked).
         """
         publish = self._cells[PUBLISH]
         if start % RECORD_ALIGN_BYTES or not publish - self.capacity_bytes <= start <= end <= publish:
-            raise ValueError(f"ring {self.ring_id}: no records from {start} to {end}, published is {publish}")
-        position = start
+            raise ValueError(f"ring {self.ring_id}: no records from {start} to {end}, publish is {publish}")
+        return self._walk(start, end)
+
+    def close(self) -> None:
+        """Unmaps; the ring itself stays. Using this object afterwards raises ValueError."""
+        self._segment.close()
+
+    def _walk(self, position: int, end: int) -> Iterator[RingRecord]:
         while position < end:
             try:
                 record = self._record_at(position, end)
@@ -157,10 +171,6 @@ class _Ring:
             position = record.end
             if record.kind != PAD_KIND:
                 yield record
-
-    def close(self) -> None:
-        """Unmaps. The ring itself stays; a successor attaches again."""
-        self._segment.close()
 
     def _record_at(self, position: int, limit: int) -> RingRecord:
         """The record or PAD at ``position``, which must end at or below ``limit``. Raises _Broken.
@@ -177,22 +187,24 @@ class _Ring:
             raise _Broken(f"its position stamp is {stamp}")
         if crc32(fields, position & _U32) != self._words[(start >> 2) + _CRC_WORD]:
             raise _Broken("its header does not match its CRC")
-        end = position + ((length + _ROUND) & _ALIGN)
-        if end > limit or offset + end - position > self.capacity_bytes:
-            raise _Broken(f"its length is {length}, which passes the end")
+        size = (length + _ROUND) & _ALIGN
+        end = position + size
+        if end > limit or offset + size > self.capacity_bytes:
+            raise _Broken(f"its length of {length} bytes passes what is published")
         if kind == PAD_KIND:
-            return RingRecord(position, end, kind, 0, stamp_ns, b"")
-        body = memory[start + RECORD_HEADER_BYTES : start + RECORD_HEADER_BYTES + length]
+            return _new_record(RingRecord, (position, end, kind, 0, stamp_ns, b""))
+        start += RECORD_HEADER_BYTES
+        body = memory[start : start + length]
         if self._body_crc and crc32(body, position & _U32) != body_crc:
             raise _Broken("its body does not match its CRC")
-        return RingRecord(position, end, kind, count, stamp_ns, body)
+        return _new_record(RingRecord, (position, end, kind, count, stamp_ns, body))
 
     def _check_positions(self, commit: int, read: int, publish: int) -> None:
-        """The invariant above all: raises _Broken when the three cells cannot be true."""
+        """The invariant at the top of this file. Raises _Broken when the three cells cannot all be true."""
         if not commit <= read <= publish <= commit + self.capacity_bytes:
-            raise _Broken(f"commit {commit}, read {read}, publish {publish} at capacity {self.capacity_bytes}")
-        if (commit | read | publish) % RECORD_ALIGN_BYTES:
-            raise _Broken(f"commit {commit}, read {read}, publish {publish} are not all multiples of 64")
+            raise _Broken(f"commit {commit}, read {read}, publish {publish}, capacity {self.capacity_bytes}")
+        if (commit | read | publish) & (RECORD_ALIGN_BYTES - 1):
+            raise _Broken(f"commit {commit}, read {read}, publish {publish}: not all multiples of {RECORD_ALIGN_BYTES}")
 
 
 class RingWriter(_Ring):
@@ -208,17 +220,20 @@ class RingWriter(_Ring):
         clock: Callable[[], int] = time.monotonic_ns,
         segment: RingMemory | None = None,
     ) -> None:
-        """Raises SegmentMissing, LayoutMismatch, RingCorrupt, UnsupportedMachine. ``segment`` stands in for ``path``."""
+        """Raises SegmentMissing, LayoutMismatch, RingCorrupt, UnsupportedMachine.
+
+        ``segment`` stands in for what ``path`` names. ``clock`` gives the publish stamps.
+        """
         require_ordering()
         super().__init__(segment or Segment.attach(path))
         cells = self._cells
         self._clock = clock
+        self._stamp = 0
         self._publish: int = cells[PUBLISH]
-        self._commit: int = cells[COMMIT]  # as last seen; the true one is never lower
         self._records: int = cells[RECORDS]
         self._packets: int = cells[PACKETS]
         self._bytes: int = cells[BYTES]
-        self._stamp = 0
+        self._commit = 0  # the reader's cell as last seen: the true one is the same or higher
         self._refresh_commit()
         cells[COMMIT_WANTED] = 0
 
@@ -233,90 +248,41 @@ class RingWriter(_Ring):
 
     @property
     def stamp_of_last(self) -> int:
-        """Publish time of the last records published by this object, 0 before the first."""
+        """Publish time of what this object published last, 0 before the first."""
         return self._stamp
 
     def free_bytes(self) -> int:
-        """What is free now, headers, alignment and PAD not yet counted."""
+        """What is free now; headers, alignment and PAD are still to come off. ``fits`` is exact."""
         return self.capacity_bytes - (self._publish - self._refresh_commit())
 
     def fits(self, sizes: Iterable[int]) -> bool:
-        """Whether ``try_publish`` of bodies of these sizes would find room now; exact."""
-        end = self._end_of(sizes)
-        return end - self._commit <= self.capacity_bytes or end - self._refresh_commit() <= self.capacity_bytes
+        """Whether ``try_publish`` of bodies of these sizes at once would find room now."""
+        return self._has_room(self._end_of(sizes))
 
     def commit_needed(self, sizes: Iterable[int]) -> int:
         """The commit position at which bodies of these sizes fit: what to hand to ``wait_for_commit``."""
         return max(0, self._end_of(sizes) - self.capacity_bytes)
 
     def try_publish(self, records: Sequence[tuple[int, int, bytes]]) -> int | None:
-        """Publishes (kind, count, body) of each, all or nothing, visible by one cursor store; never waits.
+        """Publishes (kind, count, body) of each record, all or none, visible by one cursor store; never waits.
 
-        Returns the new publish position, which is the end of the last record; None when there is no room now.
-        Raises ValueError when there never will be: a body over ``record_bytes_max``, or a sequence that would not fit
-        an empty ring (up to half the capacity, headers and alignment counted, always does).
+        Returns the new publish position, which is the end of the last record; None when there is no room now. Raises
+        ValueError when there never will be: a body over ``record_bytes_max``, or a sequence that an empty ring
+        might not take (up to half the capacity, headers and alignment counted, it always does), or kind PAD_KIND.
+        Raises RingCorrupt when the cells contradict each other.
         """
-        mask = self._mask
-        capacity = self.capacity_bytes
-        position = end = self._publish
-        for _, _, body in records:
-            size = (len(body) + _ROUND) & _ALIGN
-            offset = end & mask
-            if offset + size > capacity:
-                end += capacity - offset
-            end += size
-        if end - self._commit > capacity or end - position > capacity >> 1:
+        end = self._end_of([len(body) for _, _, body in records])
+        if end - self._publish > self.capacity_bytes >> 1:
             self._refuse_impossible(records)
-            if end - self._refresh_commit() > capacity:
-                self._cells[FULL] += 1
-                return None
-        # The stamp is taken when nothing can delay the cursor store any more, so that stamps of several rings, compared
-        # below publish positions read earlier, order their records (nothing is awaited from here to that store).
-        self._stamp = stamp = self._clock()
-        for kind, count, body in records:
-            offset = position & mask
-            size = (len(body) + _ROUND) & _ALIGN
-            if offset + size > capacity:
-                position = self._write_pad(position, stamp)
-            self._write_record(position, kind, count, body, stamp)
-            self._packets += count
-            self._bytes += len(body)
-            position += size
-        self._records += len(records)
-        self._publish_up_to(end)
+        if not self._has_room(end):
+            self._cells[FULL] += 1
+            return None
+        # Taken when nothing can delay the cursor store any more (no waiting, nothing awaited): who merges several rings by
+        # stamp knows that a stamp older than one it has seen published is published itself, or about to be.
+        self._stamp = self._clock()
+        self._write(records)
+        self._publish_to(end, records)
         return end
-
-    def _write_record(self, position: int, kind: int, count: int, body: bytes, stamp: int) -> None:
-        """Stores above ``publish``: no reader looks there, in whatever order the bytes arrive."""
-        start = RING_DATA_OFFSET + (position & self._mask)
-        memory = self._memory
-        body_crc = crc32(body, position & _U32) if self._body_crc else 0
-        fields = _pack_fields(position, len(body), count, kind, 0, body_crc, stamp)
-        memory[start : start + RECORD_CRC_OFFSET] = fields
-        self._words[(start >> 2) + _CRC_WORD] = crc32(fields, position & _U32)
-        start += RECORD_HEADER_BYTES
-        memory[start : start + len(body)] = body
-
-    def _write_pad(self, position: int, stamp: int) -> int:
-        """Fills the data up to its end; returns the position behind, the next lap's first."""
-        room = self.capacity_bytes - (position & self._mask)
-        start = RING_DATA_OFFSET + (position & self._mask)
-        fields = _pack_fields(position, room - RECORD_HEADER_BYTES, 0, PAD_KIND, 0, 0, stamp)
-        self._memory[start : start + RECORD_CRC_OFFSET] = fields
-        self._words[(start >> 2) + _CRC_WORD] = crc32(fields, position & _U32)
-        self._cells[PADS] += 1
-        return position + room
-
-    def _publish_up_to(self, end: int) -> None:
-        cells = self._cells
-        if publish_fence is not None:
-            publish_fence()
-        # Publishes every record below ``end``. A reader cannot see it early: x86-64 makes stores visible in program
-        # order, and where that does not hold the fence above keeps header and body before it.
-        cells[PUBLISH] = self._publish = end
-        cells[RECORDS] = self._records
-        cells[PACKETS] = self._packets
-        cells[BYTES] = self._bytes
 
     def wait_for_commit(self, position: int) -> None:
         """Asks the reader to ring when ``commit`` reaches ``position``; 0 takes it back. Does not block.
@@ -329,19 +295,26 @@ class RingWriter(_Ring):
         full_fence()
 
     def statistics(self) -> dict[str, int]:
-        """What was published through this ring since it was made, by this process and those before it."""
+        """What went through this ring since it was made, whoever published it; see RingView.statistics."""
         return _statistics(self._cells)
 
     def _end_of(self, sizes: Iterable[int]) -> int:
-        """The publish position after bodies of these sizes, the PAD counted that this position needs."""
+        """The publish position after bodies of these sizes, with the PAD that they need from where the ring stands."""
+        mask = self._mask
+        capacity = self.capacity_bytes
         end = self._publish
         for length in sizes:
             size = (length + _ROUND) & _ALIGN
-            offset = end & self._mask
-            if offset + size > self.capacity_bytes:
-                end += self.capacity_bytes - offset
+            offset = end & mask
+            if offset + size > capacity:
+                end += capacity - offset
             end += size
         return end
+
+    def _has_room(self, end: int) -> bool:
+        """The reader's cell is loaded only when what was seen of it last is not enough."""
+        capacity = self.capacity_bytes
+        return end - self._commit <= capacity or end - self._refresh_commit() <= capacity
 
     def _refresh_commit(self) -> int:
         """Loads ``commit``. Raises RingCorrupt rather than write over what might not be committed."""
@@ -353,18 +326,63 @@ class RingWriter(_Ring):
         self._commit = commit
         return commit
 
+    def _write(self, records: Sequence[tuple[int, int, bytes]]) -> None:
+        """Stores above ``publish`` only: no reader looks there, so the order of these stores does not matter."""
+        position = self._publish
+        capacity = self.capacity_bytes
+        for kind, count, body in records:
+            if kind == PAD_KIND:
+                raise ValueError(f"record kind {PAD_KIND} is the ring's own")
+            offset = position & self._mask
+            size = (len(body) + _ROUND) & _ALIGN
+            if offset + size > capacity:
+                position += self._write_pad(position, capacity - offset)
+            body_crc = crc32(body, position & _U32) if self._body_crc else 0
+            start = self._write_header(position, len(body), count, kind, body_crc) + RECORD_HEADER_BYTES
+            self._memory[start : start + len(body)] = body
+            position += size
+
+    def _write_pad(self, position: int, room: int) -> int:
+        self._write_header(position, room - RECORD_HEADER_BYTES, 0, PAD_KIND, 0)
+        self._cells[PADS] += 1
+        return room
+
+    def _write_header(self, position: int, length: int, count: int, kind: int, body_crc: int) -> int:
+        """Returns where in the segment the header starts."""
+        start = RING_DATA_OFFSET + (position & self._mask)
+        fields = _pack_fields(position, length, count, kind, 0, body_crc, self._stamp)
+        self._memory[start : start + RECORD_CRC_OFFSET] = fields
+        self._words[(start >> 2) + _CRC_WORD] = crc32(fields, position & _U32)
+        return start
+
+    def _publish_to(self, end: int, records: Sequence[tuple[int, int, bytes]]) -> None:
+        cells = self._cells
+        if publish_fence is not None:
+            publish_fence()
+        # Publishes every record below ``end``. A reader cannot see it early: x86-64 makes stores visible in program
+        # order (memcpy of large bodies, which goes around the caches, fences behind itself), and on machines where
+        # that does not hold the fence above keeps headers and bodies before it.
+        cells[PUBLISH] = self._publish = end
+        # For onlookers; a writer that dies before these three leaves them a call behind, and nothing else.
+        self._records += len(records)
+        for _, count, body in records:
+            self._packets += count
+            self._bytes += len(body)
+        cells[RECORDS] = self._records
+        cells[PACKETS] = self._packets
+        cells[BYTES] = self._bytes
+
     def _refuse_impossible(self, records: Sequence[tuple[int, int, bytes]]) -> None:
-        """Raises ValueError for what does not fit even when the ring is empty, wherever it stands."""
+        """Raises ValueError for what an empty ring might not take; the same answer at every position."""
         sizes = [(len(body) + _ROUND) & _ALIGN for _, _, body in records]
-        largest = max(sizes)
-        if largest - RECORD_HEADER_BYTES > self.record_bytes_max:
-            length = max(len(body) for _, _, body in records)
-            raise ValueError(f"ring {self.ring_id}: record of {length} bytes, at most {self.record_bytes_max}")
-        # The worst PAD lies before the largest record and is one unit smaller than it.
-        if sum(sizes) + largest - RECORD_ALIGN_BYTES > self.capacity_bytes:
+        largest = max(len(body) for _, _, body in records)
+        if largest > self.record_bytes_max:
+            raise ValueError(f"ring {self.ring_id}: record of {largest} bytes, at most {self.record_bytes_max}")
+        # The largest PAD is the one before the largest record, one unit smaller than that.
+        if sum(sizes) + max(sizes) - RECORD_ALIGN_BYTES > self.capacity_bytes:
             raise ValueError(
-                f"ring {self.ring_id}: {len(sizes)} records at once take {sum(sizes)} bytes, too much for "
-                f"a ring of {self.capacity_bytes}; up to half of it always fits"
+                f"ring {self.ring_id}: {len(sizes)} records at once take {sum(sizes)} bytes of "
+                f"{self.capacity_bytes}; up to half always fits"
             )
 
 
@@ -375,13 +393,16 @@ class RingReader(_Ring):
     """
 
     def __init__(self, path: str | os.PathLike[str], *, segment: RingMemory | None = None) -> None:
-        """Raises SegmentMissing, LayoutMismatch, UnsupportedMachine; damage shows at the first ``poll``."""
+        """Raises SegmentMissing, LayoutMismatch, UnsupportedMachine; damage shows at the first ``poll``.
+
+        ``segment`` stands in for what ``path`` names.
+        """
         require_ordering()
         super().__init__(segment or Segment.attach(path))
         cells = self._cells
         self._commit: int = cells[COMMIT]
         self._read: int = self._commit
-        self._told = 0
+        self._wish_answered = 0
         self.suspect = False
         cells[READ] = self._read
         cells[SUSPECT] = 0
@@ -395,70 +416,75 @@ class RingReader(_Ring):
         return self._commit
 
     def publish_position(self) -> int:
-        """Loads the writer's cell. Everything below it can be taken."""
+        """Loads the writer's cell; everything below it can be taken."""
         publish: int = self._cells[PUBLISH]
         if publish_fence is not None:
-            publish_fence()
+            publish_fence()  # what is loaded next is loaded after the cursor; x86-64 keeps loads in order by itself
         return publish
 
     def poll(self, until: int | None = None, bytes_max: int | None = None) -> list[RingRecord]:
-        """Takes what is published, in order: up to position ``until``, and about ``bytes_max`` bytes (at least a record).
+        """Takes what is published, in order: what ends at or below ``until``, and not much more than ``bytes_max``.
 
-        Moves ``read``. [] means that there is nothing, or that the ring is suspect. Raises RingCorrupt once, when it
-        comes to a record that does not hold; what stands before it was returned by the call before.
+        Moves ``read``. The record that reaches ``bytes_max`` (of the ring: headers count) is the last, and always taken.
+        [] when there is nothing, or when the ring is suspect. Raises RingCorrupt once, when the next record
+        does not hold (what stood before it was returned by the call before); commits are still taken then.
         """
-        position = self._read
         publish = self.publish_position()
-        if position == publish or self.suspect:
+        if publish == self._read or self.suspect:
             return []
-        limit = publish if until is None else min(until, publish)
-        budget = self.capacity_bytes if bytes_max is None else bytes_max
         records: list[RingRecord] = []
         try:
-            self._check_positions(self._commit, position, publish)
-            while position < limit and budget > 0:
-                record = self._record_at(position, publish)
-                position = record.end
-                if position > limit:
-                    break
-                if record.kind != PAD_KIND:
-                    records.append(record)
-                    budget -= len(record.body)
+            self._check_positions(self._commit, self._read, publish)
+            self._take(records, publish, publish if until is None else until, bytes_max)
         except _Broken as broken:
             if not records:
-                self._suspect(position, str(broken))
+                raise self._now_suspect(str(broken)) from None
         if records:
-            # For onlookers only: nothing is decided from this cell, a successor starts at commit.
-            self._read = self._cells[READ] = records[-1].end
+            # For onlookers: nothing is decided from this cell, a successor starts at commit.
+            self._cells[READ] = self._read = records[-1].end
         return records
 
     def commit(self, position: int) -> bool:
         """Gives everything below ``position`` back to the writer: the side effects of those records are done.
 
-        Returns True when the writer sleeps for it: ring its doorbell. Raises ValueError for a position
-        that was not taken. A lower one than before changes nothing.
+        ``position`` is the end of a record that was taken; a lower one than before changes nothing. Returns True when the
+        writer asked for it: ring its doorbell. Raises ValueError for what was not taken.
         """
-        if position > self._read or position % RECORD_ALIGN_BYTES:
+        if position > self._read or position & (RECORD_ALIGN_BYTES - 1):
             raise ValueError(f"ring {self.ring_id}: commit to {position}, read is {self._read}")
         cells = self._cells
         if position > self._commit:
-            # Publishes free room: the writer may overwrite below it at once. The bodies were copied out by poll, whose
-            # loads are made before this store (a load never passes a later store on x86-64; else by the fence).
             if publish_fence is not None:
                 publish_fence()
+            # Publishes room: from now on the writer may overwrite what lies below. ``poll`` copied it out, with loads that
+            # come before this store: x86-64 never moves a load behind a later store, elsewhere the fence is between.
             cells[COMMIT] = self._commit = position
-        # Against a writer that stores its wish, then loads commit: see wait_for_commit.
+        # Between our commit and the look at the wish, against a writer that stores its wish, then loads commit.
         full_fence()
-        wanted: int = cells[COMMIT_WANTED]
-        if wanted == 0 or wanted > position or wanted == self._told:
+        wish: int = cells[COMMIT_WANTED]
+        if wish == 0 or wish > self._commit or wish == self._wish_answered:
             return False
-        self._told = wanted  # ring once a wish
+        self._wish_answered = wish  # one wish, one ring
         return True
 
-    def _suspect(self, position: int, reason: str) -> None:
+    def _take(self, records: list[RingRecord], publish: int, until: int, bytes_max: int | None) -> None:
+        """Fills ``records``; each step moves on by at least a header, towards ``publish``. Raises _Broken."""
+        position = self._read
+        enough = publish if bytes_max is None else position + bytes_max
+        while position < publish:
+            record = self._record_at(position, publish)
+            position = record.end
+            if position > until:
+                return
+            if record.kind != PAD_KIND:
+                records.append(record)
+                if position >= enough:
+                    return
+
+    def _now_suspect(self, reason: str) -> RingCorrupt:
         self.suspect = True
-        self._cells[SUSPECT] = position + 1 & 0xFFFFFFFFFFFFFFFF
-        raise RingCorrupt(self.ring_id, position, reason)
+        self._cells[SUSPECT] = (self._read + 1) & _U64  # one on, so that 0 can mean nowhere
+        return RingCorrupt(self.ring_id, self._read, reason)
 
 
 class RingView(_Ring):
@@ -467,7 +493,6 @@ class RingView(_Ring):
     def __init__(self, path: str | os.PathLike[str], *, segment: RingMemory | None = None) -> None:
         """Raises SegmentMissing, LayoutMismatch."""
         super().__init__(segment or Segment.attach(path, writable=False))
-        self.path = Path(path)
 
     @property
     def publish_position(self) -> int:
@@ -483,23 +508,27 @@ class RingView(_Ring):
 
     @property
     def suspect_position(self) -> int | None:
-        """Where the reader found a record that does not hold; None: nowhere."""
+        """From where the reader could not go on; None when it could."""
         cell = int(self._cells[SUSPECT])
         return cell - 1 if cell else None
 
     @property
     def used_bytes(self) -> int:
-        commit = self.commit_position
+        """From ``commit`` to ``publish``."""
+        commit = self.commit_position  # the lower one first: in between both may only grow
         return max(0, self.publish_position - commit)
 
     def statistics(self) -> dict[str, int]:
-        """As of RingWriter; off by the records of one call when the writer died in it."""
+        """Since the ring was made: records, packets (sum of their counts), bytes (of bodies), pads, full (refusals).
+
+        A writer that was killed in ``try_publish`` may have left them one call behind.
+        """
         return _statistics(self._cells)
 
     def uncommitted(self) -> list[RingRecord]:
-        """The records that a successor of the reader would take, up to the first that does not hold. Never raises.
+        """What a successor of the reader would take, up to the first record that does not hold. Never raises.
 
-        While the ring is in use the writer may overwrite under the walk; then the list ends early.
+        While the ring is in use the writer may overwrite what is being looked at; then the list ends there.
         """
         commit = self.commit_position
         records: list[RingRecord] = []
@@ -508,14 +537,12 @@ class RingView(_Ring):
         return records
 
     def oldest_age_ns(self, now_ns: int | None = None) -> int:
-        """How long the oldest uncommitted record has been waiting; 0 when there is none. CLOCK_MONOTONIC."""
-        now_ns = time.monotonic_ns() if now_ns is None else now_ns
+        """For how long the oldest uncommitted record has been waiting, CLOCK_MONOTONIC; 0 when there is none."""
         commit = self.commit_position
-        try:
-            oldest = next(self.walk(commit, self.publish_position), None)
-        except (RingCorrupt, ValueError):
-            return 0
-        return max(0, now_ns - oldest.stamp_ns) if oldest else 0
+        with contextlib.suppress(RingCorrupt, ValueError):
+            for oldest in self.walk(commit, self.publish_position):
+                return max(0, (time.monotonic_ns() if now_ns is None else now_ns) - oldest.stamp_ns)
+        return 0
 
 
 def _statistics(cells: Any) -> dict[str, int]:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from trackside.shm.layout import MAGIC, PAGE_BYTES, SegmentKind, StaticPage
+from trackside.shm.layout import CELL_BYTES, MAGIC, PAGE_BYTES, SegmentKind, StaticPage
 
 __all__ = [
     "InstanceLock",
@@ -101,12 +101,15 @@ class Segment:
         finally:
             os.close(fd)
 
-    def seal(self, kind: SegmentKind, *, extent: int, options: int, name: str) -> None:
-        """Writes the static page. The last thing its creator does: before it nobody can attach."""
-        page = StaticPage(int(kind), self.size, extent, options, name).encode()
-        self.view[8 : len(page)] = page[8:]
-        # Publishes the segment: who attaches checks the magic first, and everything else was stored before it.
-        self.cells[0] = MAGIC
+    @classmethod
+    def make(cls, path: str | os.PathLike[str], page: StaticPage) -> None:
+        """Creates a segment that says ``page`` of itself, and leaves it. Raises SegmentExists, NoSpace, ValueError."""
+        static = page.encode()
+        segment = cls.create(path, page.segment_bytes)
+        segment.view[CELL_BYTES : len(static)] = static[CELL_BYTES:]
+        # Publishes the segment: who attaches checks the magic first, and its processes are started after this.
+        segment.cells[0] = MAGIC
+        segment.close()
 
     def check(self, kind: SegmentKind) -> StaticPage:
         """What the static page says. Raises LayoutMismatch when this is no whole segment of this kind."""
@@ -115,9 +118,9 @@ class Segment:
         except ValueError as error:
             raise LayoutMismatch(f"{self.path}: {error}") from None
         if page.kind != kind:
-            raise LayoutMismatch(f"{self.path}: expected segment kind {kind.name.lower()}, found number {page.kind}")
+            raise LayoutMismatch(f"{self.path}: it is a segment of kind {page.kind}, {kind.name} is {int(kind)}")
         if page.segment_bytes != self.size:
-            raise LayoutMismatch(f"{self.path}: {self.size} bytes, {page.segment_bytes} when it was made")
+            raise LayoutMismatch(f"{self.path}: it has {self.size} bytes, {page.segment_bytes} when it was made")
         return page
 
     def close(self) -> None:
