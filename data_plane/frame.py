@@ -44,10 +44,11 @@ Bits = NDArray[np.bool_]
 
 
 class Frame(msgspec.Struct, array_like=True, gc=False, dict=True):
-    """See the picture above. ``keys`` holds (key, identity) rows; ``filters`` maps a filter's number to its bits."""
+    """See the picture above. ``label`` is the stream that its elements name; ``keys`` holds (key, identity) rows; ``filters`` maps a filter's number to its bits."""
 
     topic: str
     number: int
+    label: str
     log: bytes
     start: int
     next_offset: int
@@ -66,22 +67,27 @@ class Frame(msgspec.Struct, array_like=True, gc=False, dict=True):
     def count(self) -> int:
         return len(self.ends) // 4
 
-    def cut(self, first_offset: int, key: bytes | None, filter_number: int | None) -> bytes:
-        """The elements at or above ``first_offset`` that have ``key`` (None: any) and pass the filter (None: all).
+    def cut(self, first_offset: int, key: bytes | None, filter_number: int | None, until: int | None = None) -> bytes:
+        """The elements in [first_offset, until) that have ``key`` (None: any) and pass the filter (None: all).
 
         Readers that want the same share one result: it is computed once a frame.
         """
-        if first_offset <= self.start and key is None and filter_number is None:
+        if until is not None and until >= self.next_offset:
+            until = None
+        if first_offset <= self.start and key is None and filter_number is None and until is None:
             return self.elements
-        cache: dict[tuple[int, bytes | None, int | None], bytes] = self.__dict__.setdefault("cuts", {})
-        wanted = (max(first_offset, self.start), key, filter_number)
+        cache: dict[tuple[int, bytes | None, int | None, int | None], bytes] = self.__dict__.setdefault("cuts", {})
+        wanted = (max(first_offset, self.start), key, filter_number, until)
         cut = cache.get(wanted)
         if cut is None:
             cut = cache[wanted] = self._take(self._select(*wanted))
         return cut
 
-    def _select(self, first_offset: int, key: bytes | None, filter_number: int | None) -> Bits:
-        chosen: Bits = np.frombuffer(self.offsets, np.uint64) >= first_offset - self.start
+    def _select(self, first_offset: int, key: bytes | None, filter_number: int | None, until: int | None) -> Bits:
+        offsets = np.frombuffer(self.offsets, np.uint64)
+        chosen: Bits = offsets >= first_offset - self.start
+        if until is not None:
+            chosen = chosen & (offsets < until - self.start)
         if key is not None:
             rows = np.fromiter((row == key for row, _ in self.keys), np.bool_, len(self.keys))
             chosen = chosen & rows[np.frombuffer(self.key_index, np.uint32)]
@@ -182,6 +188,7 @@ def frames_of(run: Run, label: str, filters: Mapping[int, list[bool]]) -> tuple[
             Frame(
                 run.partition.topic,
                 run.partition.number,
+                label,
                 run.identity,
                 start,
                 next_offset,

@@ -1,0 +1,150 @@
+"""The control-plane process: the services of ``server.py`` over links of its own.
+
+Started as ``python -P -m trackside.control_plane.process FD``, as any worker. :class:`LinkedLog` is the log port that the
+services are written against, backed by rings to the producers and consumers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Mapping, Sequence
+
+import uvloop
+
+from trackside.control_plane.log_port import Append, LogAway, LoggedEntry, LoggedRun
+from trackside.control_plane.server import ControlPlane
+from trackside.data_plane.frame import Frame
+from trackside.data_plane.log import LogState, Partition, Watermarks
+from trackside.data_plane.peer import LogUnavailable, Peer, RingFull
+from trackside.data_plane.record import Record, Route
+from trackside.data_plane.worker import Worker, play
+from trackside.protos.internal_pb2 import ReadPacketsResponseView
+from trackside.shm.liveness import WorkerState
+from trackside.shm.ring import RingView
+
+__all__ = ["LinkedLog", "run"]
+
+LOOK_SECONDS = 0.005
+"""How often other peers' rings are looked at while their commit is waited for: nobody rings us for theirs."""
+
+
+class LinkedLog:
+    """``LogPort`` over the links of this process."""
+
+    def __init__(self, worker: Worker, peer: Peer) -> None:
+        self._peer = peer
+        self._down_rings = {
+            producer.name: [RingView(link.down) for link in worker.spec.all_links if link.worker == producer.name]
+            for producer in peer.producers
+        }
+
+    async def append(self, data_source: str, appends: Sequence[Append], timeout: float) -> None:
+        producer = self._peer.producer_of(data_source)
+        state = producer.log_state()
+        if not state.available:
+            raise LogAway(state.reason)
+        routes = [Route(*a.partition, a.key, a.essentials, a.identity) for a in appends]
+        record = Record(routes, list(range(len(appends))), [append.packet for append in appends])
+        try:
+            await self._peer.append({producer: [record]}, timeout)
+        except (RingFull, LogUnavailable) as error:
+            raise LogAway(str(error)) from None
+
+    async def watermarks(self, partitions: Sequence[Partition], timeout: float) -> dict[Partition, Watermarks]:
+        try:
+            return await self._peer.watermarks(partitions, timeout)
+        except LogUnavailable as error:
+            raise LogAway(str(error)) from None
+
+    async def topics(self, data_source: str, timeout: float) -> Mapping[str, int]:
+        """Watches the data source from the first question on, so that later answers are at hand."""
+        if self._peer.topics_of(data_source) is None:
+            if data_source not in self._peer.consumer_of(data_source).watched:
+                self._peer.watch_topics(data_source)
+            await self._first_topics(data_source, timeout)
+        return self._peer.topics_of(data_source) or {}
+
+    async def _first_topics(self, data_source: str, timeout: float) -> None:
+        try:
+            async with asyncio.timeout(timeout):
+                while self._peer.topics_of(data_source) is None:
+                    await asyncio.sleep(LOOK_SECONDS)
+        except TimeoutError:
+            consumer = self._peer.consumer_of(data_source)
+            raise LogAway(consumer.log_state().reason or f"{consumer.name} did not answer in {timeout:g} s") from None
+
+    async def wait_logged_so_far(self, data_source: str, timeout: float) -> bool:
+        rings = self._down_rings[self._peer.producer_of(data_source).name]
+        wanted = [(ring, ring.publish_position) for ring in rings]
+        try:
+            async with asyncio.timeout(timeout):
+                while not all(ring.commit_position >= position for ring, position in wanted):
+                    await asyncio.sleep(LOOK_SECONDS)
+        except TimeoutError:
+            return False
+        return True
+
+    async def follow(self, partition: Partition, offset: int) -> AsyncIterator[LoggedRun]:
+        """Bounded by how fast the fold takes it: frames wait in memory only while the partition is behind its end."""
+        runs: asyncio.Queue[LoggedRun] = asyncio.Queue()
+
+        def on_frame(frame: Frame, first: int, restarted: bool) -> None:
+            if restarted:
+                runs.put_nowait(LoggedRun(0, (), restarted=True))
+            else:
+                runs.put_nowait(LoggedRun(frame.next_offset, _entries(frame, first)))
+
+        reader = self._peer.readers.open(on_frame=on_frame)
+        self._peer.readers.join(reader, partition, offset)
+        try:
+            while True:
+                yield await runs.get()
+        finally:
+            self._peer.readers.close(reader)
+
+    def state(self) -> LogState:
+        """The log as all its workers see it: the first that is away says why."""
+        states = [proxy.log_state() for proxy in (*self._peer.producers, *self._peer.consumers)]
+        return next((state for state in states if not state.available), LogState(True))
+
+
+def _entries(frame: Frame, first: int) -> list[LoggedEntry]:
+    entries = []
+    packets = ReadPacketsResponseView.FromString(frame.elements).response
+    for (offset, (key, identity), _), view in zip(frame.entries(), packets, strict=True):
+        if offset >= first:
+            time_ns = view.submit_time.seconds * 1_000_000_000 + view.submit_time.nanos
+            entries.append(LoggedEntry(offset, time_ns, key, identity, view.packet))
+    return entries
+
+
+async def _serve(worker: Worker) -> None:
+    stopping = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
+    peer = Peer(worker)
+    peer.start()
+
+    def report(ready: bool, reason: str) -> None:
+        if not worker.stopping:
+            worker.become(WorkerState.READY if ready else WorkerState.DEGRADED, reason)
+
+    spec = worker.spec
+    control_plane = ControlPlane(LinkedLog(worker, peer), spec.settings, spec.control_socket, spec.epoch, report)
+    failed = asyncio.ensure_future(control_plane.run())
+    await asyncio.wait([failed, asyncio.ensure_future(stopping.wait())], return_when=asyncio.FIRST_COMPLETED)
+    if failed.done():
+        failed.result()
+    worker.stopping = True
+    worker.become(WorkerState.DRAINING)
+    await control_plane.stop(grace=1.0)
+    peer.stop()
+
+
+def run(worker: Worker) -> None:
+    """Play the role until SIGTERM; ``worker.play`` calls it."""
+    uvloop.run(_serve(worker))
+
+
+if __name__ == "__main__":
+    play(run)

@@ -1,0 +1,292 @@
+"""The supervisor: the parent of all processes, and the only one that never touches a packet.
+
+It owns the run directory with all shared memory, the table of processes, the reservation of the ports, restarts,
+signals and what systemd is told. Everything happens on its main thread in one loop of at most 50 ms a round.
+
+Start: lock, recover what dead instances left, lay out, start producers, consumers, control plane and gateways.
+Stop: gateways first (take no more, end streams with a status), then the control plane, then producers (log what the
+rings hold) and consumers, each within its share of the drain bound.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import FrameType
+
+from trackside.control_plane.exit_codes import CommandFailed, ExitCode
+from trackside.control_plane.notify import Notifier
+from trackside.control_plane.ports import PortReservation
+from trackside.control_plane.run_directory import RunDirectory, lock_directory
+from trackside.control_plane.topology import RECOVERY
+from trackside.control_plane.worker_handle import WorkerHandle
+from trackside.data_plane.recovery import write_rings_of
+from trackside.data_plane.spec import Settings, SlotSpec, WorkerSpec
+from trackside.data_plane.worker import log_line
+from trackside.shm.fence import UnsupportedMachine, require_ordering
+from trackside.shm.liveness import WorkerState, create_doorbell
+from trackside.shm.ring import RingView
+
+__all__ = ["Supervisor", "run_server"]
+
+ROUND_SECONDS = 0.05
+WATCHDOG_SECONDS = 1.0
+
+
+def run_server(settings: Settings, *, banner: bool = True) -> int:
+    """Run a server until SIGTERM or SIGINT; returns an exit code. Blocks. Raises CommandFailed before it serves."""
+    try:
+        require_ordering()
+    except UnsupportedMachine as error:
+        raise CommandFailed(ExitCode.CONFIGURATION, str(error)) from None
+    supervisor = Supervisor(settings, banner=banner)
+    try:
+        return supervisor.run()
+    finally:
+        supervisor.close()
+
+
+class Supervisor:
+    def __init__(self, settings: Settings, *, banner: bool = True) -> None:
+        self.settings = settings
+        self._banner = banner
+        self._began = time.monotonic()
+        self._stop_signal = 0
+        self._state = ""
+        self._described: object = None
+        self._pinged_at = 0.0
+        self._systemd = Notifier()
+        self.run_directory = RunDirectory(settings)
+        data_dir = Path(settings.data_dir)
+        self._data_lock = lock_directory(data_dir, "data directory", self.run_directory.guid)
+        self._ports = [
+            PortReservation(settings.listen_address, settings.port, "StreamApiPort"),
+            PortReservation(settings.listen_address, settings.key_port, "KeyGeneratorPort"),
+        ]
+        self.run_directory.lay_out()
+        topology = self.run_directory.topology
+        self._doorbells = {name: create_doorbell() for name, _, _ in topology.names}
+        self.slots = topology.slots(self._doorbells)
+        self.links = topology.links()
+        self._log_tables = topology.log_tables()
+        pass_fds = (self.run_directory.lock.fd, self._data_lock.fd, *self._doorbells.values())
+        self.workers = {slot.name: WorkerHandle(slot, pass_fds, self._stall_seconds(slot)) for slot in self.slots}
+
+    def _stall_seconds(self, slot: SlotSpec) -> float:
+        return self.settings.gateway_stall_seconds if slot.role == "gateway" else self.settings.stall_seconds
+
+    # -- the loop -----------------------------------------------------------------------------------------------------
+
+    def run(self) -> int:
+        self._catch_signals()
+        self._start(self._of_roles("gateway"))
+        recovery = self.workers[RECOVERY]
+        if self.run_directory.stale:
+            self._start([recovery])
+        while not self._stop_signal:
+            self._watch(restart=True)
+            if recovery.state == "done" or not self.run_directory.stale:
+                self._start(
+                    worker
+                    for worker in self._of_roles("producer", "consumer", "control-plane")
+                    if worker.state == "idle"
+                )
+            if failed := self._cannot_serve():
+                return failed
+            self._tell()
+            self._wait()
+        return self._drain()
+
+    def _watch(self, *, restart: bool) -> None:
+        for worker in self.workers.values():
+            worker.watch(restart=restart, start_seconds=self.settings.start_seconds)
+
+    def _cannot_serve(self) -> int:
+        """Exit code when a worker says that it can never boot before the server was ever up; else 0."""
+        if self._state in ("SERVING", "NOT_SERVING"):
+            return 0
+        for worker in self.workers.values():
+            if worker.state == "given_up":
+                words = worker.liveness.read_last_words().strip().splitlines()
+                print(f"trackside: {worker.name} cannot start: {words[-1] if words else ''}", file=sys.stderr)
+                self._stop_all(self.workers.values(), 5.0)
+                return worker.exit_code if worker.exit_code and worker.exit_code > 0 else int(ExitCode.INTERNAL)
+        return 0
+
+    def _wait(self) -> None:
+        """Until something may have happened: a signal ends the wait at once, everything else is looked at by rounds."""
+        select.select([], [], [], ROUND_SECONDS)
+
+    def _catch_signals(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_stop)
+
+    def _on_stop(self, number: int, _: FrameType | None) -> None:
+        self._stop_signal = number
+
+    # -- starting -----------------------------------------------------------------------------------------------------
+
+    def _of_roles(self, *roles: str) -> list[WorkerHandle]:
+        return [worker for worker in self.workers.values() if worker.slot.role in roles]
+
+    def _start(self, workers: Iterable[WorkerHandle]) -> None:
+        for worker in workers:
+            worker.start(self._spec_of(worker.slot))
+
+    def _spec_of(self, slot: SlotSpec) -> WorkerSpec:
+        own = [link for link in self.links if slot.name in (link.peer, link.worker)]
+        directory = self.run_directory
+        recovering = slot.role == "recovery"
+        return WorkerSpec(
+            name=slot.name,
+            role=slot.role,
+            index=slot.index,
+            epoch=0,
+            parent_pid=os.getpid(),
+            instance=str(directory.instance),
+            settings=self.settings,
+            slots=self.slots,
+            links=own,
+            all_links=self.links,
+            control_socket=directory.control_socket,
+            log_tables=[str(directory.instance / "recovery.log-table")] if recovering else self._log_tables,
+            stale_instances=[str(folder) for folder in directory.stale],
+            public_addresses=[port.address for port in self._ports] if slot.role == "gateway" else [],
+        )
+
+    # -- telling ------------------------------------------------------------------------------------------------------
+
+    def _tell(self) -> None:
+        state, reason = self._judge()
+        if state != self._state:
+            self._state = state
+            log_line("info", "supervisor", "state", state=state, reason=reason)
+            if state in ("SERVING", "NOT_SERVING"):
+                self._systemd.ready(f"{state.lower().replace('_', ' ')} {reason}")
+                self._print_banner(state, reason)
+        self._describe(reason)
+        if time.monotonic() - self._pinged_at > WATCHDOG_SECONDS:
+            self._pinged_at = time.monotonic()
+            self._systemd.watchdog()
+
+    def _judge(self) -> tuple[str, str]:
+        """SERVING when all say READY; NOT_SERVING with the reason when all are up but the log or a process is not."""
+        wanted = [worker for worker in self.workers.values() if worker.slot.role != "recovery"]
+        if self._state not in ("SERVING", "NOT_SERVING") and not all(worker.up for worker in wanted):
+            recovery = self.workers[RECOVERY]
+            reason = recovery.liveness.read_reason()
+            if recovery.running and reason:  # the log is away: up all the same, with the old rings kept
+                return "NOT_SERVING", reason
+            return ("RECOVERING" if recovery.running else "STARTING"), ""
+        for worker in wanted:
+            state = worker.liveness.state
+            if not worker.running or state != WorkerState.READY:
+                return "NOT_SERVING", worker.liveness.read_reason() or f"{worker.name} is {state.name.lower()}"
+        return "SERVING", ""
+
+    def _describe(self, reason: str) -> None:
+        """server.json, whenever something in it changed."""
+        processes = [
+            {
+                "name": worker.name,
+                "role": worker.slot.role,
+                "pid": worker.pid,
+                "cores": worker.slot.cores,
+                "liveness": worker.slot.liveness,
+                "counters": worker.slot.counters,
+            }
+            for worker in self.workers.values()
+            if worker.slot.role != "recovery" or worker.running
+        ]
+        server: dict[str, object] = {
+            "instance": self.run_directory.instance.name,
+            "pid": os.getpid(),
+            "state": self._state,
+            "reason": reason,
+            "port": self._ports[0].port,
+            "key_port": self._ports[1].port,
+            "log": f"kafka {self.settings.broker}" if self.settings.broker else f"local {self.settings.data_dir}",
+            "processes": processes,
+            "links": [
+                {"peer": link.peer, "worker": link.worker, "down": link.down, "up": link.up} for link in self.links
+            ],
+        }
+        if server != self._described:
+            self._described = server
+            self.run_directory.describe(server)
+
+    def _print_banner(self, state: str, reason: str) -> None:
+        if not self._banner:
+            return
+        s = self.settings
+        log = f"kafka {s.broker}" if s.broker else f"local {s.data_dir}"
+        shape = f"{s.gateways} gateway(s), {s.producers} producer(s), {s.consumers} consumer(s)"
+        host = "localhost" if s.listen_address in ("0.0.0.0", "127.0.0.1", "::") else s.listen_address
+        verdict = "ready" if state == "SERVING" else f"up, NOT SERVING: {reason};"
+        lines = [
+            f"trackside  pid {os.getpid()}  run {s.run_dir}  log {log}",
+            f"  gRPC  {self._ports[0].address}   keys {self._ports[1].address}   {shape}",
+            f"{verdict} after {time.monotonic() - self._began:.1f} s.  A client's address: {host}:{self._ports[0].port}",
+            f"next:  trackside top --run-dir {s.run_dir}",
+        ]
+        print("\n".join(lines), flush=True)
+
+    # -- stopping -----------------------------------------------------------------------------------------------------
+
+    def _drain(self) -> int:
+        """Everything that was accepted is logged within the bound, or stays in the rings for the next start."""
+        self._state = "DRAINING"
+        log_line("info", "supervisor", "state", state=self._state, signal=signal.Signals(self._stop_signal).name)
+        self._systemd.stopping("draining")
+        self._describe("")
+        bound = self.settings.drain_seconds
+        self._stop_all(self._of_roles("gateway"), bound / 2)
+        self._stop_all(self._of_roles("control-plane", "recovery"), bound / 4)
+        self._stop_all(self._of_roles("producer"), bound)
+        self._stop_all(self._of_roles("consumer"), bound / 4)
+        kept = self._unlogged()
+        self._state = "STOPPED"
+        self._describe("")
+        if not kept and not any(folder.exists() for folder in self.run_directory.stale):
+            shutil.rmtree(self.run_directory.instance, ignore_errors=True)
+        else:
+            log_line("warn", "supervisor", "not everything was logged; the next start recovers it", bytes=kept)
+        log_line("info", "supervisor", "state", state="STOPPED")
+        return int(ExitCode.OK)
+
+    def _unlogged(self) -> int:
+        rings = [RingView(path) for path in write_rings_of(self.run_directory.instance)]
+        return sum(ring.used_bytes for ring in rings)
+
+    def _stop_all(self, workers: Iterable[WorkerHandle], seconds: float) -> None:
+        """SIGTERM, wait within the bound, then SIGKILL: what they hold is in shared memory."""
+        stopping = [worker for worker in workers if worker.running]
+        for worker in stopping:
+            worker.terminate()
+        for kill in (False, True):
+            deadline = time.monotonic() + (5.0 if kill else seconds)
+            for worker in _running(stopping) if kill else ():
+                log_line("warn", "supervisor", "killed a worker that did not stop", worker=worker.name, seconds=seconds)
+                worker.kill()
+            while any(_running(stopping)) and time.monotonic() < deadline:
+                self._watch(restart=False)
+                time.sleep(0.01)
+
+    def close(self) -> None:
+        """Let go of ports and locks; kills what may still run when the supervisor itself fails."""
+        for worker in self.workers.values():
+            worker.kill()
+        for port in self._ports:
+            port.close()
+        self._data_lock.release()
+        self.run_directory.lock.release()
+
+
+def _running(workers: Iterable[WorkerHandle]) -> Iterator[WorkerHandle]:
+    return (worker for worker in workers if worker.running)

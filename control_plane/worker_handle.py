@@ -1,0 +1,141 @@
+"""One process slot as the supervisor holds it: start, watch, stop, start again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import msgspec
+
+from trackside.data_plane.spec import SlotSpec, WorkerSpec, encode_spec
+from trackside.data_plane.worker import EXIT_CANNOT_BOOT, log_line
+from trackside.shm.liveness import Liveness, WorkerState
+
+__all__ = ["WorkerHandle"]
+
+MODULES = {"control-plane": "trackside.control_plane.process"}
+WORKER_MODULE = "trackside.data_plane.worker"
+
+BACK_OFF_SECONDS = (0.0, 0.2, 1.0, 2.0, 5.0)
+"""Before the first, second ... start after deaths without progress in between; the last one repeats."""
+
+GIVE_UP_DEATHS, GIVE_UP_SECONDS = 5, 60.0
+"""Deaths without ever having been ready, within this time, after which a slot is given up."""
+
+
+class WorkerHandle:
+    """States by name: ``idle`` (not wanted), ``running``, ``waiting`` (dead, back-off), ``given_up``, ``done``."""
+
+    def __init__(self, slot: SlotSpec, pass_fds: tuple[int, ...], stall_seconds: float) -> None:
+        self.slot = slot
+        self.name = slot.name
+        self.liveness = Liveness(slot.liveness)
+        self.state = "idle"
+        self.exit_code: int | None = None
+        self._pass_fds = pass_fds
+        self._stall_seconds = stall_seconds
+        self._process: subprocess.Popen[bytes] | None = None
+        self._spec: WorkerSpec | None = None
+        self._started_at = 0.0
+        self._start_at = 0.0
+        self._fruitless: list[float] = []
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process is not None else None
+
+    @property
+    def running(self) -> bool:
+        return self.state == "running"
+
+    @property
+    def up(self) -> bool:
+        """Booted, whatever it says of the log."""
+        return self.running and self.liveness.state in (WorkerState.READY, WorkerState.DEGRADED)
+
+    def start(self, spec: WorkerSpec) -> None:
+        """Exec the worker. From the supervisor's main thread only: the parent-death signal is per thread."""
+        self.liveness.epoch += 1
+        self.liveness.state = WorkerState.STARTING
+        self.liveness.heartbeat_ns = time.monotonic_ns()
+        self._spec = msgspec.structs.replace(spec, epoch=self.liveness.epoch)
+        self._process = self._exec(self._spec)
+        self.liveness.pid = self._process.pid
+        self.liveness.started_ns = time.monotonic_ns()
+        self._started_at = time.monotonic()
+        self.state = "running"
+
+    def _exec(self, spec: WorkerSpec) -> subprocess.Popen[bytes]:
+        descriptor = os.memfd_create("spec", 0)
+        try:
+            with os.fdopen(os.dup(descriptor), "wb") as file:
+                file.write(encode_spec(spec))
+            os.lseek(descriptor, 0, os.SEEK_SET)
+            # -P: a folder named trackside in the working directory must not be run instead.
+            command = [sys.executable, "-P", "-m", MODULES.get(self.slot.role, WORKER_MODULE), str(descriptor)]
+            fds = (descriptor, *self._pass_fds)
+            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, pass_fds=fds)
+        finally:
+            os.close(descriptor)
+
+    def watch(self, *, restart: bool, start_seconds: float) -> None:
+        """Look once: reap, judge, kill what hangs, start what is due."""
+        if self.state == "waiting" and restart and time.monotonic() >= self._start_at:
+            assert self._spec is not None
+            self.liveness.restarts += 1
+            self.start(self._spec)
+        if not self.running or self._process is None:
+            return
+        code = self._process.poll()
+        if code is not None:
+            self._on_exit(code)
+        elif reason := self._hangs(start_seconds):
+            log_line("error", "supervisor", "killed a worker that hangs", worker=self.name, pid=self.pid, reason=reason)
+            self.kill()
+
+    def _hangs(self, start_seconds: float) -> str:
+        """Why it must be replaced; empty when it is fine. Death is proven by reaping, never by a time-out alone."""
+        silent = (time.monotonic_ns() - self.liveness.heartbeat_ns) / 1e9
+        if self.liveness.state == WorkerState.STARTING:
+            if time.monotonic() - self._started_at > start_seconds:
+                return f"not ready within {start_seconds:g} s; look at the machine's load, the disk and the lines above"
+            return ""
+        return f"no heartbeat for {silent:.0f} s" if silent > self._stall_seconds else ""
+
+    def _on_exit(self, code: int) -> None:
+        self.exit_code = self.liveness.last_exit = code
+        self._process = None
+        if code == 0:
+            self.state = "done"
+            return
+        words = self.liveness.read_last_words().strip()
+        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        if not words:
+            self.liveness.write_last_words(how)
+        log_line("error", "supervisor", "worker died", worker=self.name, how=how, last_words=words)
+        self._plan_restart(code)
+
+    def _plan_restart(self, code: int) -> None:
+        now = time.monotonic()
+        booted = self.liveness.state not in (WorkerState.STARTING, WorkerState.FAILED)
+        if booted and now - self._started_at > 1.0:
+            self._fruitless.clear()  # it worked: this death is not one of a series
+        self._fruitless = [at for at in self._fruitless if now - at < GIVE_UP_SECONDS]
+        if code == EXIT_CANNOT_BOOT or len(self._fruitless) >= GIVE_UP_DEATHS:
+            self.state = "given_up"
+            log_line("error", "supervisor", "worker given up", worker=self.name, deaths=len(self._fruitless))
+            return
+        self._start_at = now + BACK_OFF_SECONDS[min(len(self._fruitless), len(BACK_OFF_SECONDS) - 1)]
+        self._fruitless.append(now)
+        self.state = "waiting"
+
+    def terminate(self) -> None:
+        if self._process is not None:
+            self._process.terminate()
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()

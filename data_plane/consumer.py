@@ -1,0 +1,381 @@
+"""The consumer process: reads the log for everybody, each partition once.
+
+Readers at the live end of a partition share one cursor (a :class:`Feed`) and one frame a peer; a reader in the past is
+served in slices, live first, and joins the feed when the positions meet. A consumer never waits for an up ring: a live
+frame that finds no room leaves a mark, and a slice waits for its own peer only.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+
+from trackside.data_plane import metrics
+from trackside.data_plane.filtering import DataPacketFilter
+from trackside.data_plane.formats_feed import FormatsFeed
+from trackside.data_plane.frame import encode_frame, frames_of
+from trackside.data_plane.link import (
+    FRAME,
+    FilterSpec,
+    Leave,
+    Mark,
+    Message,
+    PeerLink,
+    PeerSet,
+    Slice,
+    SliceEnd,
+    Topics,
+    Watch,
+    WatermarksAnswer,
+    WatermarksRequest,
+    decode_message,
+    encode_message,
+    epoch_of,
+)
+from trackside.data_plane.log import END, Cursor, LogReader, Partition, Run, Watermarks
+from trackside.data_plane.log_backend import open_reader
+from trackside.data_plane.routing import Routing
+from trackside.data_plane.worker import Worker, run_agent
+
+__all__ = ["Consumer", "run"]
+
+RUN_BYTES = 512 << 10
+"""What is read at a time: long enough to be cheap, short enough that live partitions come round often."""
+
+SLICE_BYTES = 2 << 20
+"""What a reader in the past gets before it has to ask again: half of its buffer."""
+
+TOPICS_SECONDS = 0.25
+"""How often the list of topics is compared with what was told, while somebody watches."""
+
+Sendable = tuple[int, int, bytes]
+
+
+class Feed:
+    """The live end of one partition under one label: one cursor, and for each peer the readers that follow it.
+
+    (One topic can be a stream of data source ``A`` and the main stream of data source ``A.B``: two labels.)
+    """
+
+    def __init__(self, cursor: Cursor, label: str) -> None:
+        self.cursor = cursor
+        self.label = label
+        self.members: dict[PeerLink, dict[int, int | None]] = {}  # reader -> its filter
+        self.held: Run | None = None  # waits for a data format
+
+    @property
+    def partition(self) -> Partition:
+        return self.cursor.partition
+
+    @property
+    def next_offset(self) -> int:
+        return self.held.start if self.held else self.cursor.next_offset
+
+    def filters(self) -> set[int]:
+        return {number for readers in self.members.values() for number in readers.values() if number is not None}
+
+    def add(self, peer: PeerLink, reader: int, number: int | None) -> None:
+        self.members.setdefault(peer, {})[reader] = number
+
+    def remove(self, peer: PeerLink, reader: int) -> None:
+        readers = self.members.get(peer)
+        if readers is not None:
+            readers.pop(reader, None)
+            if not readers:
+                del self.members[peer]
+
+
+class Past:
+    """One reader's place in the past of one partition. ``request`` is the slice that is being served, if any; between
+    two slices only the cursor is kept, so that the next one goes on where this one ended."""
+
+    def __init__(self, peer: PeerLink, request: Slice, cursor: Cursor) -> None:
+        self.peer = peer
+        self.cursor = cursor
+        self.held: Run | None = None
+        self.unsent: deque[Sendable] = deque()
+        self.begin(request)
+
+    def begin(self, request: Slice) -> None:
+        self.request: Slice | None = request
+        self.bytes_left = SLICE_BYTES
+
+    @property
+    def reached(self) -> int:
+        return self.held.start if self.held else self.cursor.next_offset
+
+
+class Consumer:
+    """The agent. ``do_work`` takes requests, serves the live feeds, then the past, then news."""
+
+    def __init__(self, worker: Worker, reader: LogReader) -> None:
+        self.worker = worker
+        self.log = reader
+        self.routing = Routing(worker.spec.settings)
+        self.peers = PeerSet(worker.spec, worker.attach)
+        self.formats = FormatsFeed(reader, self.routing)
+        self._epochs = {peer: peer.epoch for peer in self.peers}
+        self._feeds: dict[tuple[Partition, str], Feed] = {}
+        self._by_cursor: dict[Cursor, Feed] = {}
+        self._past: dict[tuple[PeerLink, int, Partition], Past] = {}
+        self._filters: dict[int, DataPacketFilter] = {}
+        self._answers: dict[PeerLink, deque[Sendable]] = {peer: deque() for peer in self.peers}
+        self._marks: dict[tuple[PeerLink, Partition, str], int] = {}
+        self._watches: dict[tuple[PeerLink, str], Topics | None] = {}
+        self._topics_at = 0.0
+        self._count = metrics.consumer_counters(worker.counters)
+
+    # -- the duty cycle -----------------------------------------------------------------------------------------------
+
+    def do_work(self) -> int:
+        done = self._take_requests()
+        done += self.log.do_work()
+        done += self.formats.do_work()
+        done += self._serve_feeds()
+        done += self._serve_past()
+        done += self._send_news()
+        self.worker.follow_log_state(self.log.state())
+        return done
+
+    def drained(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self.log.close()
+
+    # -- requests -----------------------------------------------------------------------------------------------------
+
+    def _take_requests(self) -> int:
+        """A peer's requests are taken only while none of its answers waits for room: so what waits is bounded."""
+        done = 0
+        for peer in self.peers:
+            if peer.epoch != self._epochs[peer]:
+                self._forget_peer(peer)
+            if not self._send_answers(peer):
+                continue
+            found = peer.take()
+            for record in found:
+                self._on_request(peer, decode_message(record.kind, record.body))
+            if found:
+                peer.commit(found[-1].end)
+                self._send_answers(peer)
+            done += len(found)
+        return done
+
+    def _send_answers(self, peer: PeerLink) -> bool:
+        """Whether all of them found room."""
+        answers = self._answers[peer]
+        while answers and peer.try_send([answers[0]]):
+            answers.popleft()
+        return not answers
+
+    def _on_request(self, peer: PeerLink, message: Message) -> None:
+        match message:
+            case Slice() if epoch_of(message.reader) == peer.epoch:
+                self._on_slice(peer, message)
+            case Leave() if epoch_of(message.reader) == peer.epoch:
+                self._on_leave(peer, message.reader, message.partition)
+            case WatermarksRequest() if epoch_of(message.request) == peer.epoch:
+                self._on_watermarks(peer, message)
+            case FilterSpec():
+                if message.number not in self._filters:
+                    self._filters[message.number] = DataPacketFilter.of_spec(message)
+            case Watch():
+                self._on_watch(peer, message)
+            case _:
+                self._count.stale_requests.add(1)  # said by a predecessor of the peer
+
+    def _on_slice(self, peer: PeerLink, request: Slice) -> None:
+        feed = self._feeds.get((request.partition, request.label))
+        if feed is not None:
+            feed.remove(peer, request.reader)
+        if feed is not None and request.offset in (END, feed.next_offset):
+            self._close_past(peer, request.reader, request.partition)
+            self._join(feed, peer, request, feed.next_offset)
+            return
+        past = self._past.get((peer, request.reader, request.partition))
+        if past is not None and past.reached == request.offset and not past.unsent:
+            past.begin(request)
+            return
+        self._close_past(peer, request.reader, request.partition)
+        cursor = self.log.open(request.partition, request.offset)
+        self._past[peer, request.reader, request.partition] = Past(peer, request, cursor)
+
+    def _join(self, feed: Feed, peer: PeerLink, request: Slice, reached: int) -> None:
+        feed.add(peer, request.reader, request.filter)
+        self._answers[peer].append(_slice_end(request, reached, live=True))
+
+    def _on_watermarks(self, peer: PeerLink, request: WatermarksRequest) -> None:
+        partitions = [Partition(*pair) for pair in request.partitions]
+
+        def answer(values: dict[Partition, Watermarks] | None) -> None:
+            found = None if values is None else [(values[p].earliest, values[p].end) for p in partitions]
+            self._answers[peer].append(encode_message(WatermarksAnswer(request.request, found)))
+
+        self.log.watermarks(partitions, answer)
+
+    def _on_watch(self, peer: PeerLink, watch: Watch) -> None:
+        if watch.on:
+            self._watches[peer, watch.data_source] = None
+            self._topics_at = 0.0
+        else:
+            self._watches.pop((peer, watch.data_source), None)
+        self.log.watch(bool(self._watches))
+
+    def _on_leave(self, peer: PeerLink, reader: int, partition: Partition) -> None:
+        self._close_past(peer, reader, partition)
+        for feed in self._feeds.values():
+            if feed.partition == partition:
+                feed.remove(peer, reader)  # an empty feed is closed after the next round, unless somebody joins it
+
+    def _close_past(self, peer: PeerLink, reader: int, partition: Partition) -> None:
+        past = self._past.pop((peer, reader, partition), None)
+        if past is not None:
+            past.cursor.close()
+
+    def _forget_peer(self, peer: PeerLink) -> None:
+        """The peer is another process now: its predecessor's readers have gone with it."""
+        self._epochs[peer] = peer.epoch
+        for key in [key for key in self._past if key[0] is peer]:
+            self._past.pop(key).cursor.close()
+        for feed in self._feeds.values():
+            feed.members.pop(peer, None)
+        self._answers[peer].clear()
+        self._marks = {key: end for key, end in self._marks.items() if key[0] is not peer}
+        self._watches = {key: told for key, told in self._watches.items() if key[0] is not peer}
+
+    # -- live ---------------------------------------------------------------------------------------------------------
+
+    def _serve_feeds(self) -> int:
+        done = 0
+        for cursor in list(self.log.ready()):
+            feed = self._by_cursor.get(cursor)
+            if feed is not None and feed.held is None and feed.members:
+                done += self._advance(feed, cursor.read(RUN_BYTES))
+        for feed in [feed for feed in self._feeds.values() if feed.held is not None]:
+            done += self._advance(feed, feed.held)
+        for feed in [feed for feed in self._feeds.values() if not feed.members]:
+            feed.cursor.close()
+            del self._feeds[feed.partition, feed.label], self._by_cursor[feed.cursor]
+        return done
+
+    def _advance(self, feed: Feed, run: Run | None) -> int:
+        if run is None:
+            return 0
+        answers = self._evaluate(run, feed.filters())
+        feed.held = run if answers is None else None
+        if answers is None:
+            return 0
+        frames, oversize = frames_of(run, feed.label, answers)
+        self._count.oversize.add(oversize)
+        self._count.live_frames.add(len(frames))
+        for frame in frames:
+            body = (FRAME, frame.count, encode_frame(frame))
+            for peer in feed.members:
+                if not peer.try_send([body]):
+                    self._marks[peer, feed.partition, feed.label] = frame.next_offset
+                    self._count.marks.add(1)
+        return len(run.values) + 1
+
+    def _evaluate(self, run: Run, numbers: set[int]) -> dict[int, list[bool]] | None:
+        """Each filter's answer an entry, or None while a data format that it names may still be on its way."""
+        answers: dict[int, list[bool]] = {}
+        for number in numbers:
+            chosen = self.formats.evaluate(self._filters[number], run)
+            if chosen is None:
+                return None
+            answers[number] = chosen
+        return answers
+
+    # -- past ---------------------------------------------------------------------------------------------------------
+
+    def _serve_past(self) -> int:
+        """One run a reader and round; a peer without room waits without holding up another."""
+        return sum([self._serve_one(key, past) for key, past in list(self._past.items()) if self._flush(past)])
+
+    def _flush(self, past: Past) -> bool:
+        while past.unsent:
+            if not past.peer.try_send([past.unsent[0]]):
+                return False
+            past.unsent.popleft()
+        return True
+
+    def _serve_one(self, key: tuple[PeerLink, int, Partition], past: Past) -> int:
+        if past.request is None or past.cursor.next_offset == END:
+            return 0  # nothing was asked, or where the end is must be known first
+        if past.request.offset != END:
+            run = past.held or past.cursor.read(RUN_BYTES)
+            if run is not None:
+                return self._send_run(past, past.request, run)
+            if not past.cursor.at_end:
+                return 0
+        return self._meet(key, past, past.request)
+
+    def _send_run(self, past: Past, request: Slice, run: Run) -> int:
+        answers = self._evaluate(run, set() if request.filter is None else {request.filter})
+        past.held = run if answers is None else None
+        if answers is None:
+            return 0
+        frames, oversize = frames_of(run, request.label, answers)
+        self._count.oversize.add(oversize)
+        self._count.past_frames.add(len(frames))
+        past.unsent.extend((FRAME, frame.count, encode_frame(frame)) for frame in frames)
+        past.bytes_left -= sum(len(frame.elements) for frame in frames)
+        if past.bytes_left <= 0:
+            past.unsent.append(_slice_end(request, past.reached, live=False))
+            past.request = None
+        self._flush(past)
+        return len(run.values) + 1
+
+    def _meet(self, key: tuple[PeerLink, int, Partition], past: Past, request: Slice) -> int:
+        """At the end of the partition: join its live feed, or become it. A feed that is ahead must be caught first."""
+        feed = self._feeds.get((request.partition, request.label))
+        if feed is None:
+            feed = self._feeds[request.partition, request.label] = Feed(past.cursor, request.label)
+            self._by_cursor[past.cursor] = feed
+        elif request.offset == END or past.reached >= feed.next_offset:
+            past.cursor.close()
+        else:
+            return 0
+        del self._past[key]
+        self._join(feed, past.peer, request, feed.next_offset if request.offset == END else past.reached)
+        return 1
+
+    # -- news ---------------------------------------------------------------------------------------------------------
+
+    def _send_news(self) -> int:
+        done = 0
+        for peer, answers in self._answers.items():
+            waiting = len(answers)
+            self._send_answers(peer)
+            done += waiting - len(answers)
+        for (peer, partition, label), end in list(self._marks.items()):
+            if peer.try_send([encode_message(Mark(*partition, label, end))]):
+                del self._marks[peer, partition, label]
+                done += 1
+        self._tell_topics()
+        return done
+
+    def _tell_topics(self) -> None:
+        now = time.monotonic()
+        if not self._watches or now < self._topics_at:
+            return
+        self._topics_at = now + TOPICS_SECONDS
+        existing = self.log.topics()
+        for (peer, data_source), told in list(self._watches.items()):
+            news = Topics(data_source, self.routing.topics_of(data_source, existing))
+            if news != told and peer.try_send([encode_message(news)]):
+                self._watches[peer, data_source] = news
+
+
+def _slice_end(request: Slice, reached: int, *, live: bool) -> Sendable:
+    return encode_message(SliceEnd(request.reader, request.topic, request.number, reached, live))
+
+
+def run(worker: Worker) -> None:
+    """Play the role until drained; ``worker.play`` calls it."""
+    agent = Consumer(worker, open_reader(worker))
+    try:
+        run_agent(worker, agent)
+    finally:
+        agent.close()

@@ -1,0 +1,223 @@
+"""The gateway process: the public gRPC ports.
+
+Serves packet writer and reader on raw bytes, fans out session notifications, answers health, and passes control calls
+through to the control plane. Several gateways share the ports by SO_REUSEPORT; a client's connection stays with one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+import grpc
+import uvloop
+from google.protobuf.message import DecodeError
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from ma.streaming.key_generator.v1 import key_generator_pb2
+from trackside.data_plane import metrics
+from trackside.data_plane.control_calls import PASSED_METHODS, ControlCalls, Notifications
+from trackside.data_plane.door import Door
+from trackside.data_plane.packet_reader import PacketReader
+from trackside.data_plane.packet_writer import PacketWriter
+from trackside.data_plane.peer import Peer
+from trackside.data_plane.routing import Routing
+from trackside.data_plane.worker import Worker
+from trackside.protos import internal_pb2
+from trackside.shm.liveness import WorkerState
+
+__all__ = ["REQUEST_BYTES_MAX", "Gateway", "run"]
+
+REQUEST_BYTES_MAX = 6 << 20
+"""Largest request that gRPC hands over. The reference takes 4 MiB; what is larger is refused by the door, which names
+the field, up to here, where half of a 16 MiB ring still holds it."""
+
+HEALTH_SECONDS = 0.25
+
+CLOSING = "the server is shutting down"
+
+_API = "ma.streaming.api.v1"
+_WRITER = f"{_API}.PacketWriterService"
+_READER = f"{_API}.PacketReaderService"
+_SESSIONS = f"{_API}.SessionManagementService"
+
+Context = grpc.aio.ServicerContext[bytes, bytes]
+Handler = Callable[[Any, Context], Awaitable[Any]]
+
+
+class Gateway(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types for its base class
+    """All RPCs of this process; ``service`` is what grpc asks for a method's handler."""
+
+    def __init__(self, worker: Worker) -> None:
+        settings = worker.spec.settings
+        self.worker = worker
+        self.peer = Peer(worker)
+        counters = metrics.gateway_counters(worker.counters)
+        routing = Routing(settings)
+        self._control = ControlCalls(worker)
+        self._notifications = Notifications()
+        self._writer = PacketWriter(self.peer, Door(routing, self.peer, settings), settings, counters)
+        self._reader = PacketReader(self.peer, routing, settings, self._control.look_up, counters)
+        self._health = health.aio.HealthServicer()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._draining = False
+        self._handlers = self._table()
+        self._server = grpc.aio.server(
+            options=[
+                ("grpc.so_reuseport", 1),
+                ("grpc.max_receive_message_length", REQUEST_BYTES_MAX),
+                ("grpc.max_send_message_length", -1),
+                ("grpc.keepalive_time_ms", 60_000),
+                ("grpc.keepalive_timeout_ms", 20_000),
+                ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+                ("grpc.keepalive_permit_without_calls", 1),
+            ]
+        )
+
+    # -- the table of methods -----------------------------------------------------------------------------------------
+
+    def _table(self) -> dict[str, grpc.RpcMethodHandler]:
+        unary = grpc.unary_unary_rpc_method_handler
+        collect = grpc.stream_unary_rpc_method_handler
+        stream = grpc.unary_stream_rpc_method_handler
+        table = {
+            f"/{_WRITER}/WriteDataPacket": unary(self._ended(self._writer.write_data_packet)),
+            f"/{_WRITER}/WriteDataPackets": collect(self._ended(self._writer.write_data_packets)),
+            f"/{_WRITER}/WriteInfoPacket": unary(self._ended(self._writer.write_info_packet)),
+            f"/{_WRITER}/WriteInfoPackets": collect(self._ended(self._writer.write_info_packets)),
+            f"/{_READER}/ReadPackets": stream(self._ended(self._reader.read_packets)),
+            f"/{_READER}/ReadEssentials": stream(self._ended(self._reader.read_essentials)),
+            f"/{_READER}/ReadDataPackets": stream(self._ended(self._reader.read_data_packets)),
+            f"/{_SESSIONS}/GetSessionStartNotification": stream(self._ended(self._notifications.starts)),
+            f"/{_SESSIONS}/GetSessionStopNotification": stream(self._ended(self._notifications.stops)),
+        }
+        for method in PASSED_METHODS:
+            table[method] = unary(self._ended(self._passed(method)))
+        return table
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+        return self._handlers.get(handler_call_details.method)
+
+    def _passed(self, method: str) -> Handler:
+        async def call(request: bytes, context: Context) -> bytes:
+            return await self._control.pass_through(method, request, context)
+
+        return call
+
+    def _ended(self, handler: Handler) -> Handler:
+        """Keep the call's task, so that a drain can end it with a status; no message that we cannot read gets far."""
+
+        async def call(request: Any, context: Context) -> Any:
+            task = cast("asyncio.Task[Any]", asyncio.current_task())
+            self._tasks.add(task)
+            try:
+                return await handler(request, context)
+            except DecodeError as error:
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"request: not readable: {error}")
+            except asyncio.CancelledError:
+                if not self._draining:
+                    raise
+                await context.abort(grpc.StatusCode.UNAVAILABLE, CLOSING, context.trailing_metadata() or ())
+            finally:
+                self._tasks.discard(task)
+
+        return call
+
+    # -- life ---------------------------------------------------------------------------------------------------------
+
+    async def serve(self) -> None:
+        """Serve until SIGTERM, then drain: take no more, end what is open with a status, leave."""
+        stopping = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, stopping.set)
+        self.peer.start()
+        self._server.add_generic_rpc_handlers((self,))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        for address in self.worker.spec.public_addresses:
+            self._server.add_insecure_port(address)
+        await self._server.start()
+        background = [
+            loop.create_task(self._control.follow(self._on_event, lambda: self._notifications.next_offset)),
+            loop.create_task(self._keep_health()),
+        ]
+        self.worker.become(WorkerState.READY)
+        await _first_of(stopping.wait(), *background)
+        await self._drain(background)
+
+    async def _drain(self, background: list[asyncio.Task[None]]) -> None:
+        self.worker.stopping = True
+        self.worker.become(WorkerState.DRAINING)
+        await self._health.enter_graceful_shutdown()
+        self._draining = True
+        stop = asyncio.ensure_future(self._server.stop(grace=self.worker.spec.settings.drain_seconds / 4))
+        for task in list(self._tasks):
+            task.cancel()
+        await stop
+        for task in background:
+            task.cancel()
+        await self._control.close()
+        self.peer.stop()
+
+    def _on_event(self, event: internal_pb2.FollowEvent) -> None:
+        match event.WhichOneof("event"):
+            case "session_started":
+                self._notifications.on_started(event.session_started)
+            case "session_stopped":
+                self._notifications.on_stopped(event.session_stopped)
+            case "connection_closed":
+                self._reader.on_connection_closed(event.connection_closed.id)
+            case "snapshot":
+                self._notifications.on_snapshot(event.snapshot)
+                for connection in self._reader.open_connections() - set(event.snapshot.open_connections):
+                    self._reader.on_connection_closed(connection)
+
+    # -- health -------------------------------------------------------------------------------------------------------
+
+    async def _keep_health(self) -> None:
+        """SERVING while every process that a service needs says so; "" is the whole server."""
+        services = {
+            _WRITER: ("producer",),
+            _READER: ("consumer", "control-plane"),
+            _SESSIONS: ("producer", "consumer", "control-plane"),
+            f"{_API}.ConnectionManagerService": ("control-plane",),
+            f"{_API}.DataFormatManagerService": ("producer", "consumer", "control-plane"),
+            key_generator_pb2.DESCRIPTOR.services_by_name["UniqueKeyGeneratorService"].full_name: ("control-plane",),
+            "": ("producer", "consumer", "control-plane"),
+        }
+        while True:
+            ready = self._ready_roles()
+            for service, needed in services.items():
+                serving = all(role in ready for role in needed)
+                status = (
+                    health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+                )
+                await self._health.set(service, status)
+            await asyncio.sleep(HEALTH_SECONDS)
+
+    def _ready_roles(self) -> set[str]:
+        """Roles of which every process is ready."""
+        states: dict[str, bool] = {}
+        for slot in self.worker.spec.slots:
+            if slot.name != self.worker.spec.name:
+                liveness, _ = self.worker.attach(slot.name)
+                states[slot.role] = states.get(slot.role, True) and liveness.state == WorkerState.READY
+        return {role for role, ready in states.items() if ready}
+
+
+async def _first_of(*awaitables: Awaitable[Any]) -> None:
+    """Until one of them ends; what it raised is raised here, so that a dead background task ends the process."""
+    tasks = [asyncio.ensure_future(awaitable) for awaitable in awaitables]
+    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in done:
+        task.result()
+
+
+def run(worker: Worker) -> None:
+    """Play the role until drained; ``worker.play`` calls it."""
+
+    async def main() -> None:
+        await Gateway(worker).serve()
+
+    uvloop.run(main())

@@ -1,0 +1,56 @@
+"""Which log this server has: Kafka when a broker is configured, else segment files on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from trackside.data_plane.log import LogReader, LogWriter
+from trackside.data_plane.routing import Routing
+from trackside.data_plane.worker import Worker
+
+__all__ = ["open_reader", "open_writer"]
+
+
+def open_writer(worker: Worker) -> LogWriter:
+    """The writer of a producer (or of the recovery). Raises LogConfigurationError, OSError."""
+    spec = worker.spec
+    settings = spec.settings
+    if settings.broker:
+        from trackside.data_plane.kafka_log import KafkaLogWriter
+
+        routing = Routing(settings)
+        return KafkaLogWriter(
+            settings,
+            wake=worker.doorbell.ring,
+            partitions_of=routing.partition_count,
+            dead_letter_topic=routing.dead_letter.topic,
+        )
+    from trackside.data_plane.local_log import LocalLogWriter
+
+    consumers = [worker.attach(slot.name)[1] for slot in spec.slots if slot.role == "consumer"]
+
+    def ring_consumers() -> None:
+        for doorbell in consumers:
+            doorbell.ring_if_asleep()
+
+    return LocalLogWriter(
+        Path(settings.data_dir),
+        Path(spec.log_tables[spec.index]),
+        settings=settings,
+        live_rings={Path(folder).name for folder in (spec.instance, *spec.stale_instances)},
+        wake=worker.doorbell.ring,
+        on_published=ring_consumers,
+    )
+
+
+def open_reader(worker: Worker) -> LogReader:
+    """The reader of a consumer. Raises LogConfigurationError."""
+    spec = worker.spec
+    settings = spec.settings
+    if settings.broker:
+        from trackside.data_plane.kafka_log import KafkaLogReader
+
+        return KafkaLogReader(settings, wake=worker.doorbell.ring)
+    from trackside.data_plane.local_log import LocalLogReader
+
+    return LocalLogReader(Path(settings.data_dir), [Path(table) for table in spec.log_tables])

@@ -1,0 +1,250 @@
+"""PacketReaderService, as a gateway serves it: a connection's details become a reader, a reader becomes responses.
+
+How a read ends: a client's cancellation frees everything at once; CloseConnection ends it with OK after what is in
+hand; ReadEssentials on a connection without a session ends at the end of the topic as it was at the call; a draining
+server ends it with UNAVAILABLE.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import defaultdict
+from collections.abc import Awaitable, Callable
+
+import grpc
+import msgspec
+
+from ma.streaming.api.v1 import api_pb2
+from trackside.data_plane.filtering import BadPattern, DataPacketFilter
+from trackside.data_plane.link import FilterSpec
+from trackside.data_plane.log import END, Partition
+from trackside.data_plane.metrics import GatewayCounters
+from trackside.data_plane.peer import LogUnavailable, Peer
+from trackside.data_plane.reading import RESPONSE_BYTES_MAX, Reader
+from trackside.data_plane.routing import BadName, Routing
+from trackside.data_plane.spec import Settings
+
+__all__ = ["LookUp", "PacketReader"]
+
+ANSWER_SECONDS = 5.0
+"""Bound of the questions that opening a read asks: which topics exist, where they end."""
+
+Context = grpc.aio.ServicerContext[bytes, bytes]
+LookUp = Callable[[int], Awaitable[api_pb2.ConnectionDetails | None]]
+"""Details of a connection, or None when there is no such connection. Raises LogUnavailable when nobody can say."""
+
+
+class _BadRead(Exception):
+    """The call names something that cannot be read. Becomes INVALID_ARGUMENT."""
+
+
+class PacketReader:
+    def __init__(
+        self, peer: Peer, routing: Routing, settings: Settings, look_up: LookUp, counters: GatewayCounters
+    ) -> None:
+        self._peer = peer
+        self._routing = routing
+        self._settings = settings
+        self._look_up = look_up
+        self._count = counters
+        self._by_connection: defaultdict[int, set[Reader]] = defaultdict(set)
+        self._growing: defaultdict[str, dict[Reader, api_pb2.ConnectionDetails]] = defaultdict(dict)
+        peer.on_topics.append(self._on_topics)
+
+    # -- the three calls ----------------------------------------------------------------------------------------------
+
+    async def read_packets(self, request: bytes, context: Context) -> None:
+        call = api_pb2.ReadPacketsRequest.FromString(request)
+        await self._serve(call, "connection", context, lambda details: self._open_streams(details, None))
+
+    async def read_data_packets(self, request: bytes, context: Context) -> None:
+        call = api_pb2.ReadDataPacketsRequest.FromString(request).request
+
+        async def open_reader(details: api_pb2.ConnectionDetails) -> Reader:
+            return await self._open_streams(details, _filter_of(call, details.data_source))
+
+        await self._serve(call, "request.connection", context, open_reader)
+
+    async def read_essentials(self, request: bytes, context: Context) -> None:
+        call = api_pb2.ReadEssentialsRequest.FromString(request)
+        await self._serve(call, "connection", context, self._open_essentials)
+
+    def on_connection_closed(self, connection: int) -> None:
+        """End its readers with OK, after what is in hand. Called for every closed connection, known here or not."""
+        for reader in self._by_connection.get(connection, ()):
+            reader.closed = True
+            reader.wake.set()
+
+    def open_connections(self) -> set[int]:
+        """Connections that have readers here."""
+        return set(self._by_connection)
+
+    # -- one call -----------------------------------------------------------------------------------------------------
+
+    async def _serve(
+        self,
+        call: api_pb2.ReadPacketsRequest | api_pb2.ReadEssentialsRequest | api_pb2.DataPacketRequest,
+        field: str,
+        context: Context,
+        open_reader: Callable[[api_pb2.ConnectionDetails], Awaitable[Reader]],
+    ) -> None:
+        if not call.HasField("connection"):
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"{field}: missing; make one with NewConnection")
+        connection = call.connection.id
+        try:
+            details = await self._look_up(connection)
+            if details is None:
+                return
+            reader = await open_reader(details)
+        except (_BadRead, BadName, BadPattern) as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        except LogUnavailable as error:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
+        self._by_connection[connection].add(reader)
+        try:
+            await self._send(reader, context)
+        finally:
+            self._close(reader, connection, details.data_source)
+
+    async def _send(self, reader: Reader, context: Context) -> None:
+        """Responses as long as the reader lives: everything that is ready in one, without waiting, unless batching."""
+        self._count.readers.set(len(self._peer.readers))
+        batching = self._settings.batching_responses
+        while True:
+            if not reader.pending:
+                if reader.closed or reader.finished:
+                    return
+                reader.wake.clear()
+                await reader.wake.wait()
+                continue
+            if batching:
+                await self._gather(reader)
+            response = reader.take()
+            await context.write(response)
+            self._count.responses.add(1)
+            self._count.response_bytes.add(len(response))
+            self._peer.readers.sent(reader)
+
+    async def _gather(self, reader: Reader) -> None:
+        """Wait up to BatchingTimeMs for BatchingSizesKb, from the first packet that is pending."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._settings.batching_seconds
+        wanted = min(self._settings.batching_bytes, RESPONSE_BYTES_MAX)
+        while reader.pending_bytes < wanted and not reader.closed and not reader.finished:
+            reader.wake.clear()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await reader.wake.wait()
+            except TimeoutError:
+                return
+
+    def _close(self, reader: Reader, connection: int, data_source: str) -> None:
+        self._peer.readers.close(reader)
+        self._by_connection[connection].discard(reader)
+        if not self._by_connection[connection]:
+            del self._by_connection[connection]
+        if self._growing[data_source].pop(reader, None) is not None:
+            self._peer.unwatch_topics(data_source)
+        if not self._growing[data_source]:
+            del self._growing[data_source]
+        self._count.readers.set(len(self._peer.readers))
+
+    # -- what a connection wants --------------------------------------------------------------------------------------
+
+    async def _open_streams(self, details: api_pb2.ConnectionDetails, filter_spec: FilterSpec | None) -> Reader:
+        self._routing.naming.check_data_source(details.data_source, "data_source")
+        if not details.streams:
+            return await self._open_all_streams(details, filter_spec)
+        reader = self._peer.readers.open(key=_key_of(details), filter_spec=filter_spec)
+        if not details.exclude_main_stream:
+            self._join(reader, details.data_source, self._routing.route(details.data_source, ""), details.main_offset)
+        for index, stream in enumerate(details.streams):
+            offset = details.stream_offsets[index] if index < len(details.stream_offsets) else 0
+            if self._is_mapped(stream):
+                self._join(reader, details.data_source, self._routing.route(details.data_source, stream), offset)
+        return reader
+
+    def _is_mapped(self, stream: str) -> bool:
+        """PartitionBased: a stream without a partition of its own has nothing to be read (its packets are main)."""
+        return self._settings.strategy == "TopicBased" or stream in self._settings.partition_mappings
+
+    async def _open_all_streams(self, details: api_pb2.ConnectionDetails, filter_spec: FilterSpec | None) -> Reader:
+        """All streams of the data source, also those that appear later, from their beginning.
+
+        A negative main_offset holds for every stream that exists at the call.
+        """
+        data_source = details.data_source
+        self._peer.watch_topics(data_source)
+        try:
+            topics = await self._topics(data_source)
+        except LogUnavailable:
+            self._peer.unwatch_topics(data_source)
+            raise
+        reader = self._peer.readers.open(key=_key_of(details), filter_spec=filter_spec)
+        self._growing[data_source][reader] = details
+        if not details.exclude_main_stream:
+            self._join(reader, data_source, self._routing.route(data_source, ""), details.main_offset)
+        self._grow(reader, details, topics, END if details.main_offset < 0 else 0)
+        return reader
+
+    def _grow(self, reader: Reader, details: api_pb2.ConnectionDetails, topics: dict[str, int], offset: int) -> None:
+        main = self._routing.route(details.data_source, "")
+        for topic, count in topics.items():
+            if self._routing.naming.is_essentials(topic):
+                continue
+            for partition in (Partition(topic, number) for number in range(count)):
+                if partition != main or not details.exclude_main_stream:
+                    self._join(reader, details.data_source, partition, offset)
+
+    def _on_topics(self, data_source: str) -> None:
+        topics = self._peer.topics_of(data_source) or {}
+        for reader, details in self._growing.get(data_source, {}).items():
+            self._grow(reader, details, topics, 0)
+
+    def _join(self, reader: Reader, data_source: str, partition: Partition, offset: int) -> None:
+        if partition not in reader.places:
+            label = self._routing.label(*partition, data_source)
+            self._peer.readers.join(reader, partition, max(offset, END), label=label)
+
+    async def _topics(self, data_source: str) -> dict[str, int]:
+        """The data source's topics once the consumer has told them. Raises LogUnavailable."""
+        deadline = asyncio.get_running_loop().time() + ANSWER_SECONDS
+        while (topics := self._peer.topics_of(data_source)) is None:
+            if asyncio.get_running_loop().time() > deadline:
+                consumer = self._peer.consumer_of(data_source)
+                raise LogUnavailable(consumer.log_state().reason or f"{consumer.name} did not answer")
+            await asyncio.sleep(0.005)
+        return topics
+
+    async def _open_essentials(self, details: api_pb2.ConnectionDetails) -> Reader:
+        """Live when the connection names a session; else to the end as it is now, at once when nothing is there."""
+        partition = self._routing.essentials(details.data_source)
+        until = None
+        offset = max(details.essentials_offset, END)
+        if not details.session_key:
+            until = (await self._peer.watermarks([partition], ANSWER_SECONDS))[partition].end
+            offset = until if offset == END else offset
+        reader = self._peer.readers.open(key=_key_of(details))
+        self._peer.readers.join(reader, partition, offset, until=until)
+        return reader
+
+
+def _key_of(details: api_pb2.ConnectionDetails) -> bytes | None:
+    return details.session_key.encode() or None
+
+
+def _filter_of(call: api_pb2.DataPacketRequest, data_source: str) -> FilterSpec:
+    """The filter under a number that is the same for all who ask the same. Raises BadPattern."""
+    spec = FilterSpec(
+        0,
+        data_source,
+        list(call.include_parameters),
+        list(call.exclude_parameters),
+        list(call.include_events),
+        list(call.exclude_events),
+        call.include_markers,
+    )
+    DataPacketFilter.of_spec(spec)
+    digest = hashlib.blake2b(msgspec.msgpack.encode(spec), digest_size=8).digest()
+    return msgspec.structs.replace(spec, number=int.from_bytes(digest, "big"))

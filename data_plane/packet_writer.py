@@ -1,0 +1,130 @@
+"""PacketWriterService, as a gateway serves it: raw bytes in, accepted or refused.
+
+Accepted means published into the rings; with ``Acknowledge = "Log"``, or the call's metadata ``trackside-ack: log``,
+it means logged. A client stream's reply waits for the log in both cases: with ``Ring`` at most ``WriteWaitSeconds``,
+then it is OK all the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+
+from trackside.data_plane.door import BadRequest, Door, Records
+from trackside.data_plane.metrics import GatewayCounters
+from trackside.data_plane.peer import Accepted, LogUnavailable, Peer, ProducerProxy, RingFull
+from trackside.data_plane.spec import Settings
+
+__all__ = ["ACCEPTED_TRAILER", "ACK_METADATA", "PacketWriter"]
+
+ACK_METADATA = "trackside-ack"
+ACCEPTED_TRAILER = "trackside-accepted"
+
+DEADLINE_RESERVE_SECONDS = 0.05
+"""A wait ends this long before the client's deadline, so that the refusal still reaches it."""
+
+Context = grpc.aio.ServicerContext[bytes, bytes]
+Parse = Callable[[bytes], Records]
+
+
+class _NotLogged(Exception):
+    """Accepted, but the log does not have it within the bound, or refused it for good."""
+
+
+class PacketWriter:
+    def __init__(self, peer: Peer, door: Door, settings: Settings, counters: GatewayCounters) -> None:
+        self._peer = peer
+        self._door = door
+        self._settings = settings
+        self._count = counters
+
+    async def write_data_packet(self, request: bytes, context: Context) -> bytes:
+        return await self._unary(self._door.data_packet, request, context)
+
+    async def write_info_packet(self, request: bytes, context: Context) -> bytes:
+        return await self._unary(self._door.info_packet, request, context)
+
+    async def write_data_packets(self, _: object, context: Context) -> bytes:
+        return await self._stream(self._door.data_packets, context)
+
+    async def write_info_packets(self, _: object, context: Context) -> bytes:
+        return await self._stream(self._door.info_packet, context)
+
+    async def _unary(self, parse: Parse, request: bytes, context: Context) -> bytes:
+        try:
+            accepted = await self._accept(parse(request), context)
+            if self._wants_log(context):
+                await self._logged(accepted, context)
+        except (BadRequest, RingFull, LogUnavailable, _NotLogged) as error:
+            await context.abort(_status(error), str(error))
+        return b""
+
+    async def _stream(self, parse: Parse, context: Context) -> bytes:
+        messages = 0
+        last: dict[ProducerProxy, int] = {}
+        ends: set[tuple[ProducerProxy, int]] = set()
+        wants_log = self._wants_log(context)
+        try:
+            while (request := await context.read()) is not grpc.aio.EOF:
+                accepted = await self._accept(parse(request), context)
+                messages += 1
+                last.update(accepted)
+                if wants_log:
+                    ends.update(accepted)
+            if wants_log:
+                await self._logged(list(last.items()), context, ends)
+            else:
+                await self._peer.wait_committed(list(last.items()), self._bound(context))
+        except (BadRequest, RingFull, LogUnavailable, _NotLogged) as error:
+            await context.abort(_status(error), str(error), ((ACCEPTED_TRAILER, str(messages)),))
+        except asyncio.CancelledError:
+            # The client has gone, or this gateway drains: then it is told how far it got.
+            context.set_trailing_metadata(((ACCEPTED_TRAILER, str(messages)),))
+            raise
+        return b""
+
+    async def _accept(self, records: Records, context: Context) -> Accepted:
+        accepted = self._peer.try_append(records)
+        if accepted is None:
+            accepted = await self._peer.append(records, self._bound(context))
+        self._count.messages.add(1)
+        for several in records.values():
+            for record in several:
+                self._count.packets.add(len(record.packets))
+                self._count.bytes.add(sum(map(len, record.packets)))
+        return accepted
+
+    async def _logged(
+        self, accepted: Accepted, context: Context, ends: set[tuple[ProducerProxy, int]] | None = None
+    ) -> None:
+        bound = self._bound(context)
+        if not await self._peer.wait_committed(accepted, bound):
+            reasons = [producer.log_state().reason for producer, _ in accepted]
+            why = next(filter(None, reasons), "the log is slow")
+            raise _NotLogged(f"accepted, but not logged within {bound:g} s: {why}; it will be when the log answers")
+        self._peer.take_news()
+        for producer, end in ends or accepted:
+            refused = next((refusal for refusal in producer.refusals if refusal.end == end), None)
+            if refused is not None:
+                raise _NotLogged(f"packet {refused.packet} for {refused.topic} is a dead letter: {refused.reason}")
+
+    def _wants_log(self, context: Context) -> bool:
+        asked = next((value for key, value in context.invocation_metadata() or () if key == ACK_METADATA), "")
+        return str(asked or self._settings.acknowledge).lower() == "log"
+
+    def _bound(self, context: Context) -> float:
+        """How long a write may wait: ``WriteWaitSeconds``, or less when the client's deadline is nearer."""
+        remaining: Any = context.time_remaining()
+        bound = self._settings.write_wait_seconds
+        return bound if remaining is None else max(0.0, min(bound, remaining - DEADLINE_RESERVE_SECONDS))
+
+
+def _status(error: Exception) -> grpc.StatusCode:
+    if isinstance(error, BadRequest):
+        return grpc.StatusCode.INVALID_ARGUMENT
+    if isinstance(error, RingFull):
+        return grpc.StatusCode.RESOURCE_EXHAUSTED
+    return grpc.StatusCode.UNAVAILABLE

@@ -1,0 +1,479 @@
+"""The peer's side of all its links, on an asyncio loop: used by gateways and by the control plane.
+
+The way in is :meth:`Peer.append` and the two waits, the way out is ``Peer.readers`` (``reading.py``). Everything runs on
+the loop's thread; the doorbell wakes it, and a timer looks every 20 ms while somebody waits (the back-stop of the
+wake-up protocol) and every 100 ms otherwise (to notice that a worker has a successor).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+
+from trackside.data_plane.frame import decode_frame
+from trackside.data_plane.link import (
+    FRAME,
+    PACKETS,
+    Limits,
+    Mark,
+    Message,
+    Refused,
+    SliceEnd,
+    Topics,
+    Watch,
+    WatermarksAnswer,
+    WatermarksRequest,
+    decode_message,
+    encode_message,
+    number_of,
+)
+from trackside.data_plane.log import LogState, Partition, Watermarks
+from trackside.data_plane.reading import Readers
+from trackside.data_plane.record import Record, decode_record, encode_record
+from trackside.data_plane.routing import Routing
+from trackside.data_plane.spec import LinkSpec
+from trackside.data_plane.worker import Worker
+from trackside.shm.fence import full_fence
+from trackside.shm.liveness import WorkerState
+from trackside.shm.ring import RingReader, RingWriter
+
+__all__ = ["Accepted", "ConsumerProxy", "LogUnavailable", "Peer", "ProducerProxy", "RingFull", "topic_bytes_of"]
+
+TICK_SECONDS = 0.1
+WAITING_TICK_SECONDS = 0.02
+TOPIC_SHARE = 4
+"""One topic's packets between commit and publish may fill at most this fraction (a quarter) of a ring."""
+
+Accepted = list[tuple["ProducerProxy", int]]
+"""Where an accepted request lies: for each ring it touched, the position at which its last record ends."""
+
+
+class RingFull(Exception):
+    """No room within the bound although the log answers: the caller is too fast. Becomes RESOURCE_EXHAUSTED."""
+
+
+class LogUnavailable(Exception):
+    """The log or the process in front of it is away. Becomes UNAVAILABLE; the text says what is away and why."""
+
+
+def topic_bytes_of(record: Record) -> Counter[str]:
+    """How many bytes of packets a record holds for each topic, copies included."""
+    sizes: Counter[str] = Counter()
+    for index, packet in zip(record.indexes, record.packets, strict=True):
+        route = record.routes[index]
+        sizes[route.topic] += len(packet)
+        if route.essentials:
+            sizes[route.essentials] += len(packet)
+    return sizes
+
+
+class _LinkProxy:
+    """What both kinds of links share at the peer's end."""
+
+    def __init__(self, link: LinkSpec, worker: Worker) -> None:
+        self.name = link.worker
+        self.down = RingWriter(link.down)
+        self.up = RingReader(link.up)
+        self.liveness, self.doorbell = worker.attach(link.worker)
+        self.epoch = self.liveness.epoch
+
+    def log_state(self) -> LogState:
+        """What the worker says of the log; a worker that is not there counts as away, with its slot's name."""
+        state = self.liveness.state
+        if state == WorkerState.READY:
+            return LogState(True)
+        reason = self.liveness.read_reason() or f"process {self.name} is {WorkerState(state).name.lower()}"
+        return LogState(False, reason)
+
+    def has_successor(self) -> bool:
+        """Whether the worker was started again since the last call."""
+        if self.liveness.epoch == self.epoch:
+            return False
+        self.epoch = self.liveness.epoch
+        return True
+
+
+class ProducerProxy(_LinkProxy):
+    """The way to one producer: its down ring, what each topic has in it, and who waits for its commit."""
+
+    def __init__(self, link: LinkSpec, worker: Worker) -> None:
+        super().__init__(link, worker)
+        self.value_bytes_max = worker.spec.settings.max_packet_bytes
+        self.refusals: deque[Refused] = deque(maxlen=10_000)
+        self._shares: Counter[str] = Counter()
+        self._in_ring: deque[tuple[int, Counter[str]]] = deque()
+        self._waits: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._count = itertools.count()
+        self._recount()
+
+    def _recount(self) -> None:
+        """Shares are recomputed from the ring itself, so that no account can leak with a predecessor's death."""
+        for found in self.down.walk(self.down.commit_position, self.down.publish_position):
+            if found.kind == PACKETS:
+                self._note(found.end, topic_bytes_of(decode_record(found.body)))
+
+    def _note(self, end: int, sizes: Counter[str]) -> None:
+        self._in_ring.append((end, sizes))
+        self._shares.update(sizes)
+
+    def settle(self) -> int:
+        """Take note of what was committed since; wakes who waited for it. Returns the commit position."""
+        commit = self.down.commit_position
+        while self._in_ring and self._in_ring[0][0] <= commit:
+            _, sizes = self._in_ring.popleft()
+            self._shares.subtract(sizes)
+            for topic in sizes:
+                if not self._shares[topic]:
+                    del self._shares[topic]
+        while self._waits and self._waits[0][0] <= commit:
+            _, _, future = heapq.heappop(self._waits)
+            if not future.done():
+                future.set_result(None)
+        return commit
+
+    def blocked_topic(self, sizes: Mapping[str, int]) -> str | None:
+        """A topic of ``sizes`` that would exceed its share of the ring; one that has nothing in it never does."""
+        limit = self.down.capacity_bytes // TOPIC_SHARE
+        for topic, size in sizes.items():
+            held = self._shares.get(topic, 0)
+            if held and held + size > limit:
+                return topic
+        return None
+
+    def publish(self, bodies: Sequence[tuple[int, int, bytes]], sizes: Counter[str]) -> int | None:
+        position = self.down.try_publish(bodies)
+        if position is not None:
+            self._note(position, sizes)
+            self.doorbell.ring_if_asleep()
+        return position
+
+    def when_committed(self, position: int) -> asyncio.Future[None]:
+        """Done when commit has passed ``position``. The caller bounds the wait and cancels what it gives up."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._waits, (position, next(self._count), future))
+        return future
+
+    def want(self, room_waiters: bool) -> bool:
+        """Tell the worker which commit somebody here waits for. Returns whether anybody waits."""
+        while self._waits and self._waits[0][2].done():
+            heapq.heappop(self._waits)
+        wanted = self._waits[0][0] if self._waits else 0
+        if room_waiters and self.down.commit_position < self.down.publish_position:
+            wanted = self.down.commit_position + 1
+        self.down.wait_for_commit(wanted)
+        return wanted != 0
+
+
+class ConsumerProxy(_LinkProxy):
+    """The way to one consumer: requests down, frames and answers up. Requests that find no room wait their turn."""
+
+    def __init__(self, link: LinkSpec, worker: Worker) -> None:
+        super().__init__(link, worker)
+        self._unsent: deque[Message] = deque()
+        self.watched: dict[str, int] = {}
+        self.topics: dict[str, dict[str, int]] = {}
+        self.asked: dict[int, tuple[WatermarksRequest, asyncio.Future[list[tuple[int, int]] | None]]] = {}
+
+    def send(self, message: Message) -> None:
+        self._unsent.append(message)
+        self.push()
+
+    def push(self) -> None:
+        sent = False
+        while self._unsent and self.down.try_publish([encode_message(self._unsent[0])]) is not None:
+            self._unsent.popleft()
+            sent = True
+        if sent:
+            self.doorbell.ring_if_asleep()
+
+    def repeat_requests(self) -> None:
+        """A successor knows nothing: say again what still holds (readers are sent again by ``Readers``)."""
+        self._unsent.clear()
+        for data_source in self.watched:
+            self.send(Watch(data_source, True))
+        for request, _ in self.asked.values():
+            self.send(request)
+
+
+class _Submission:
+    """A request that waits for room in all rings it touches."""
+
+    __slots__ = ("blocked_by", "future", "parts")
+
+    def __init__(self, parts: list[tuple[ProducerProxy, list[tuple[int, int, bytes]], Counter[str]]]) -> None:
+        self.parts = parts
+        self.future: asyncio.Future[Accepted] = asyncio.get_running_loop().create_future()
+        self.blocked_by: str | None = None
+
+
+class Peer:
+    """All links of this process, and the loop that serves them."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+        spec = worker.spec
+        roles = {slot.name: slot.role for slot in spec.slots}
+        self.producers = [ProducerProxy(link, worker) for link in spec.links if roles[link.worker] == "producer"]
+        self.consumers = [ConsumerProxy(link, worker) for link in spec.links if roles[link.worker] == "consumer"]
+        self._routing = Routing(spec.settings)
+        self.readers = Readers(spec.epoch, self.consumer_of, spec.settings)
+        self.on_topics: list[Callable[[str], None]] = []
+        self._numbers = itertools.count(1)
+        self._submissions: deque[_Submission] = deque()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    # -- the loop -----------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to serve the links on the running loop."""
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self.worker.doorbell.fd, self._on_bell)
+        self._on_timer()
+
+    def stop(self) -> None:
+        if self._loop is not None:
+            self._loop.remove_reader(self.worker.doorbell.fd)
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _on_bell(self) -> None:
+        self.worker.doorbell.woken()
+        self._serve()
+
+    def _on_timer(self) -> None:
+        assert self._loop is not None
+        self.worker.beat()
+        for consumer in self.consumers:
+            if consumer.has_successor():
+                consumer.repeat_requests()
+                self.readers.on_successor(consumer)
+        waiting = self._serve()
+        self._timer = self._loop.call_later(WAITING_TICK_SECONDS if waiting else TICK_SECONDS, self._on_timer)
+
+    def _serve(self) -> bool:
+        """Take everything that the workers published; returns whether somebody waits for a commit.
+
+        Ends asleep: the flag is set before the last look, so a bell is rung for whatever comes after it.
+        """
+        took = self._take_all()
+        self.worker.doorbell.prepare_sleep()
+        if took:
+            assert self._loop is not None
+            self._loop.call_soon(self._again)
+        return self._settle()
+
+    def _again(self) -> None:
+        if self._take_all():
+            assert self._loop is not None
+            self._loop.call_soon(self._again)
+        self._settle()
+
+    def take_news(self) -> None:
+        """Take what the workers published up to now, without waiting for the next bell."""
+        self._take_all()
+
+    def _take_all(self) -> int:
+        return sum([self._take_up(proxy) for proxy in (*self.consumers, *self.producers)])
+
+    def _take_up(self, proxy: _LinkProxy) -> int:
+        found = proxy.up.poll()
+        for record in found:
+            if record.kind == FRAME:
+                self.readers.on_frame(decode_frame(record.body))
+            else:
+                self._on_message(proxy, decode_message(record.kind, record.body))
+        # What was taken is in this process's memory and dies with its readers: nothing needs it in the ring.
+        if found and proxy.up.commit(found[-1].end):
+            proxy.doorbell.ring()
+        return len(found)
+
+    def _on_message(self, proxy: _LinkProxy, message: Message) -> None:
+        match message:
+            case SliceEnd():
+                self.readers.on_slice_end(message)
+            case Mark():
+                self.readers.on_mark(message)
+            case WatermarksAnswer() if isinstance(proxy, ConsumerProxy):
+                _, future = proxy.asked.pop(message.request, (None, None))
+                if future is not None and not future.done():
+                    future.set_result(message.values)
+            case Topics() if isinstance(proxy, ConsumerProxy):
+                proxy.topics[message.data_source] = message.topics
+                for notify in self.on_topics:
+                    notify(message.data_source)
+            case Limits() if isinstance(proxy, ProducerProxy):
+                proxy.value_bytes_max = min(message.value_bytes_max, self.worker.spec.settings.max_packet_bytes)
+            case Refused() if isinstance(proxy, ProducerProxy):
+                proxy.refusals.append(message)
+            case _:
+                raise AssertionError(f"{type(message).__name__} from {proxy.name}")
+
+    def _settle(self) -> bool:
+        for consumer in self.consumers:
+            consumer.push()
+        for producer in self.producers:
+            producer.settle()
+        self._admit()
+        waiting = [producer.want(bool(self._submissions)) for producer in self.producers]
+        if any(waiting):
+            full_fence()  # "wanted" must be seen before we look at commit for the last time
+            for producer in self.producers:
+                producer.settle()
+        return any(waiting) or bool(self._submissions)
+
+    # -- the way in ---------------------------------------------------------------------------------------------------
+
+    def producer_of(self, name: str) -> ProducerProxy:
+        """The producer that owns a data source or topic ("" for session info and status)."""
+        return self.producers[self._routing.owner(name, len(self.producers))]
+
+    def consumer_of(self, name: str) -> ConsumerProxy:
+        return self.consumers[self._routing.owner(name, len(self.consumers))]
+
+    def try_append(self, records: Mapping[ProducerProxy, list[Record]]) -> Accepted | None:
+        """Publish a request's records: all of them, with one cursor store a ring, or (None) nothing at all.
+
+        None also while older requests wait for room: nobody is overtaken.
+        """
+        if self._submissions:
+            return None
+        return self._try(self._parts(records))
+
+    async def append(self, records: Mapping[ProducerProxy, list[Record]], timeout: float) -> Accepted:
+        """As :meth:`try_append`, waiting up to ``timeout`` seconds for room. Raises RingFull or LogUnavailable."""
+        parts = self._parts(records)
+        accepted = None if self._submissions else self._try(parts)
+        if accepted is not None:
+            return accepted
+        submission = _Submission(parts)
+        self._submissions.append(submission)
+        self._settle()
+        try:
+            async with asyncio.timeout(timeout):
+                return await submission.future
+        except TimeoutError:
+            if submission.future.done() and not submission.future.cancelled():
+                return submission.future.result()  # let in at the very moment the bound passed: accepted is accepted
+            raise self._refusal(submission, timeout) from None
+        finally:
+            if submission in self._submissions:
+                self._submissions.remove(submission)
+
+    @staticmethod
+    def _parts(
+        records: Mapping[ProducerProxy, list[Record]],
+    ) -> list[tuple[ProducerProxy, list[tuple[int, int, bytes]], Counter[str]]]:
+        return [
+            (
+                producer,
+                [(PACKETS, len(record.packets), encode_record(record)) for record in several],
+                sum((topic_bytes_of(record) for record in several), Counter()),
+            )
+            for producer, several in records.items()
+        ]
+
+    def _try(self, parts: list[tuple[ProducerProxy, list[tuple[int, int, bytes]], Counter[str]]]) -> Accepted | None:
+        for producer, bodies, sizes in parts:
+            if producer.blocked_topic(sizes) or not producer.down.fits([len(body) for _, _, body in bodies]):
+                return None
+        accepted: Accepted = []
+        for producer, bodies, sizes in parts:  # the room was found above and nobody else writes these rings
+            position = producer.publish(bodies, sizes)
+            assert position is not None
+            accepted.append((producer, position))
+        return accepted
+
+    def _admit(self) -> None:
+        """Let waiting requests in, oldest first; one that waits for its topic's share holds up only its topic."""
+        blocked: set[str] = set()
+        for submission in list(self._submissions):
+            if submission.future.done():
+                continue
+            topics = {topic for _, _, sizes in submission.parts for topic in sizes}
+            share = next((t for p, _, sizes in submission.parts if (t := p.blocked_topic(sizes))), None)
+            submission.blocked_by = share
+            if share or topics & blocked:
+                blocked |= topics
+                continue
+            accepted = self._try(submission.parts)
+            if accepted is None:
+                return  # the ring is full: first come, first served
+            self._submissions.remove(submission)
+            submission.future.set_result(accepted)
+
+    def _refusal(self, submission: _Submission, timeout: float) -> Exception:
+        for producer, _, _ in submission.parts:
+            state = producer.log_state()
+            if not state.available:
+                return LogUnavailable(f"not accepted within {timeout:g} s: {state.reason}")
+        producer = submission.parts[0][0]
+        what = f"topic {submission.blocked_by} has used its share of" if submission.blocked_by else "no room in"
+        return RingFull(
+            f"not accepted within {timeout:g} s: {what} the ring to {producer.name} "
+            f"({producer.down.capacity_bytes >> 20} MiB); send more slowly, or in fewer streams at once"
+        )
+
+    async def wait_committed(self, accepted: Accepted, timeout: float) -> bool:
+        """``wait_safe``: until commit has passed these positions; False when the bound passed first."""
+        missing = [(producer, end) for producer, end in accepted if producer.settle() < end]
+        if not missing:
+            return True
+        waits = [producer.when_committed(end) for producer, end in missing]
+        self._settle()
+        _, pending = await asyncio.wait(waits, timeout=timeout)
+        for wait in pending:
+            wait.cancel()
+        return not pending
+
+    # -- questions ----------------------------------------------------------------------------------------------------
+
+    async def watermarks(self, partitions: Sequence[Partition], timeout: float) -> dict[Partition, Watermarks]:
+        """(earliest, end) of each partition now. Raises LogUnavailable."""
+        by_consumer: dict[ConsumerProxy, list[Partition]] = {}
+        for partition in dict.fromkeys(partitions):
+            by_consumer.setdefault(self.consumer_of(partition.topic), []).append(partition)
+        answers = await asyncio.gather(*(self._ask(c, some, timeout) for c, some in by_consumer.items()))
+        return {partition: marks for answer in answers for partition, marks in answer.items()}
+
+    async def _ask(self, consumer: ConsumerProxy, some: list[Partition], timeout: float) -> dict[Partition, Watermarks]:
+        request = WatermarksRequest(self.new_number(), [(p.topic, p.number) for p in some])
+        future: asyncio.Future[list[tuple[int, int]] | None] = asyncio.get_running_loop().create_future()
+        consumer.asked[request.request] = request, future
+        consumer.send(request)
+        try:
+            async with asyncio.timeout(timeout):
+                values = await future
+        except TimeoutError:
+            values = None
+        finally:
+            consumer.asked.pop(request.request, None)
+        if values is None:
+            reason = consumer.log_state().reason or f"{consumer.name} did not answer within {timeout:g} s"
+            raise LogUnavailable(reason)
+        return {p: Watermarks(*value) for p, value in zip(some, values, strict=True)}
+
+    def new_number(self) -> int:
+        return number_of(self.worker.spec.epoch, next(self._numbers))
+
+    def watch_topics(self, data_source: str) -> None:
+        """Keep ``topics_of(data_source)`` fresh from now on. Each call wants one :meth:`unwatch_topics`."""
+        consumer = self.consumer_of(data_source)
+        consumer.watched[data_source] = consumer.watched.get(data_source, 0) + 1
+        if consumer.watched[data_source] == 1:
+            consumer.send(Watch(data_source, True))
+
+    def unwatch_topics(self, data_source: str) -> None:
+        consumer = self.consumer_of(data_source)
+        consumer.watched[data_source] -= 1
+        if not consumer.watched[data_source]:
+            del consumer.watched[data_source]
+            consumer.topics.pop(data_source, None)
+            consumer.send(Watch(data_source, False))
+
+    def topics_of(self, data_source: str) -> dict[str, int] | None:
+        """Existing topics of a watched data source, or None while the first answer is on its way."""
+        return self.consumer_of(data_source).topics.get(data_source)

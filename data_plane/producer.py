@@ -1,0 +1,122 @@
+"""The producer process: the only one that writes the log.
+
+Duty cycle: take records from the down rings of all peers in the order of their stamps, hand them to the log writer, let
+it work, and move each ring's commit to where its records are logged. Nothing is committed before the log has it, so a
+successor starts at ``commit`` and finds everything that this process had taken and not logged.
+"""
+
+from __future__ import annotations
+
+import time
+
+import msgspec
+
+from trackside.data_plane import metrics
+from trackside.data_plane.link import PACKETS, Limits, PeerLink, PeerSet, Refused, encode_message
+from trackside.data_plane.log import LogWriter
+from trackside.data_plane.log_backend import open_writer
+from trackside.data_plane.merge import Merge
+from trackside.data_plane.record import decode_record
+from trackside.data_plane.worker import Worker, run_agent
+from trackside.shm.ring import RingRecord
+
+__all__ = ["Producer", "run"]
+
+LIMITS_SECONDS = 1.0
+"""How often the largest packet that the log takes is asked for."""
+
+
+class Producer:
+    """The agent. The refusals of a record are told to its peer before the commit that covers it."""
+
+    def __init__(self, worker: Worker, writer: LogWriter) -> None:
+        self.worker = worker
+        self.log = writer
+        self.peers = PeerSet(worker.spec, worker.attach)
+        self._by_ring = {peer.down.ring_id: peer for peer in self.peers}
+        self._links = list(self.peers)
+        self._merge = Merge([peer.down for peer in self._links])
+        self._count = metrics.producer_counters(worker.counters)
+        self._told: dict[PeerLink, tuple[int, int]] = {}  # which limit each peer, in which incarnation, knows
+        self._limits_at = 0.0
+
+    def do_work(self) -> int:
+        done = self._take()
+        done += self.log.do_work()
+        self._report_refusals()
+        done += self._commit()
+        self._tell_limits()
+        self.worker.follow_log_state(self.log.state())
+        return done
+
+    def _take(self) -> int:
+        due = self._merge.take()
+        for index, found in due:
+            self._append(self._links[index], found)
+        return len(due)
+
+    def _append(self, peer: PeerLink, found: RingRecord) -> None:
+        if found.kind != PACKETS:
+            raise ValueError(f"ring {peer.down.ring_id}: kind {found.kind} at position {found.position}")
+        try:
+            record = decode_record(found.body)
+        except msgspec.MsgspecError as error:
+            raise ValueError(f"ring {peer.down.ring_id}: no record at position {found.position}: {error}") from error
+        self.log.append(peer.down.ring_id, found.end, record)
+        self._count.records.add(1)
+        self._count.packets.add(found.count)
+
+    def _commit(self) -> int:
+        moved = 0
+        for peer in self._links:
+            position = self.log.logged(peer.down.ring_id)
+            if position > peer.down.commit_position:
+                peer.commit(position)
+                moved += 1
+        return moved
+
+    def _report_refusals(self) -> None:
+        for refusal in self.log.refusals():
+            self._count.refused.add(1)
+            topic, number = refusal.partition
+            self.worker.log(
+                "error",
+                "dead letter",
+                topic=topic,
+                partition=number,
+                ring=refusal.ring,
+                position=refusal.end,
+                packet=refusal.packet,
+                reason=refusal.reason,
+            )
+            peer = self._by_ring[refusal.ring]
+            peer.try_send([encode_message(Refused(refusal.end, refusal.packet, topic, number, refusal.reason))])
+
+    def _tell_limits(self) -> None:
+        now = time.monotonic()
+        if now < self._limits_at:
+            return
+        self._limits_at = now + LIMITS_SECONDS
+        limit = self.log.value_bytes_max()
+        for peer in self._links:
+            if self._told.get(peer) != (peer.epoch, limit) and peer.try_send([encode_message(Limits(limit))]):
+                self._told[peer] = peer.epoch, limit
+
+    def drained(self) -> bool:
+        """Everything that was published is logged."""
+        return not self._merge.waiting and all(
+            peer.down.commit_position == peer.down.publish_position() for peer in self._links
+        )
+
+    def close(self) -> None:
+        self.log.close(timeout_seconds=1.0)
+        self._commit()
+
+
+def run(worker: Worker) -> None:
+    """Play the role until drained; ``worker.play`` calls it."""
+    agent = Producer(worker, open_writer(worker))
+    try:
+        run_agent(worker, agent)
+    finally:
+        agent.close()

@@ -1,0 +1,287 @@
+"""Readers: a next-offset per partition, kept by the peer that serves them.
+
+A frame says "this is all there is in [start, next)". What lies below a reader's next-offset is cut off; a frame that
+starts beyond it, or that was not evaluated for the reader's filter, makes the reader ask its consumer for a slice from
+its next-offset on. Hand-over from past to live, a consumer's restart, a slow reader and a full ring are this one rule.
+
+::
+
+    LIVE     the consumer sends this partition's frames to this peer as they come
+    PAST     a slice was asked for and its end has not come yet
+    PAUSED   nothing is asked: the reader has too much unsent; when that has drained it asks for a slice
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import itertools
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from trackside.data_plane.frame import Frame
+from trackside.data_plane.link import FilterSpec, Leave, Mark, Message, Slice, SliceEnd, number_of
+from trackside.data_plane.log import END, Partition
+from trackside.data_plane.spec import Settings
+
+__all__ = ["RESPONSE_BYTES_MAX", "Place", "PlaceState", "Reader", "Readers"]
+
+RESPONSE_BYTES_MAX = (4 << 20) - 512
+"""A response stays under gRPC's default of 4 MiB (A2), with room for what another encoder might add."""
+
+
+class Requests(Protocol):
+    """The consumer as readers see it."""
+
+    def send(self, message: Message) -> None: ...
+
+
+class PlaceState(enum.Enum):
+    LIVE = enum.auto()
+    PAST = enum.auto()
+    PAUSED = enum.auto()
+
+
+class Place:
+    """One reader in one partition. ``next_offset`` only grows while ``log`` stays the same."""
+
+    __slots__ = ("label", "log", "next_offset", "partition", "reader", "state", "until")
+
+    def __init__(self, reader: Reader, partition: Partition, label: str, offset: int, until: int | None) -> None:
+        self.reader = reader
+        self.partition = partition
+        self.label = label
+        self.next_offset = offset
+        self.until = until  # a finite read ends here; None: for ever
+        self.log = b""
+        self.state = PlaceState.PAUSED
+
+    @property
+    def finished(self) -> bool:
+        return self.until is not None and self.next_offset >= self.until
+
+
+class Reader:
+    """One open read stream: what it wants, where it is, what waits to be sent.
+
+    ``key`` is the session filter on the Kafka key (None: every session). ``on_frame`` replaces the byte buffer for
+    readers inside the server (folds), which want frames as they are.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        key: bytes | None,
+        filter_spec: FilterSpec | None,
+        buffer_bytes: int,
+        on_frame: Callable[[Frame, int, bool], None] | None = None,
+    ) -> None:
+        self.number = number
+        self.key = key
+        self.filter = filter_spec
+        self.buffer_bytes = buffer_bytes
+        self.on_frame = on_frame
+        self.places: dict[Partition, Place] = {}
+        self.pending: deque[bytes] = deque()
+        self.pending_bytes = 0
+        self.wake = asyncio.Event()
+        self.closed = False  # ends with OK once what is pending was sent
+        self.jumps = 0  # times the log was another one than before
+
+    @property
+    def finished(self) -> bool:
+        """Whether every place has reached its end (never, while one has none)."""
+        return bool(self.places) and all(place.finished for place in self.places.values())
+
+    @property
+    def is_full(self) -> bool:
+        return self.pending_bytes > self.buffer_bytes
+
+    def push(self, elements: bytes) -> None:
+        self.pending.append(elements)
+        self.pending_bytes += len(elements)
+        self.wake.set()
+
+    def take(self) -> bytes:
+        """Everything pending that one response can carry."""
+        first = self.pending.popleft()
+        if len(first) > RESPONSE_BYTES_MAX:
+            raise AssertionError("a frame larger than a response")
+        chunks, size = [first], len(first)
+        while self.pending and size + len(self.pending[0]) <= RESPONSE_BYTES_MAX:
+            chunk = self.pending.popleft()
+            chunks.append(chunk)
+            size += len(chunk)
+        self.pending_bytes -= size
+        return first if len(chunks) == 1 else b"".join(chunks)
+
+
+class Readers:
+    """All readers of one peer, by partition, and the one rule that moves them. Runs on the loop's thread."""
+
+    def __init__(self, epoch: int, consumer_of: Callable[[str], Requests], settings: Settings) -> None:
+        self._epoch = epoch
+        self._consumer_of = consumer_of
+        self._settings = settings
+        self._numbers = itertools.count(1)
+        self._places: dict[tuple[Partition, str], dict[int, Place]] = {}
+        self._readers: dict[int, Reader] = {}
+        self.gaps = 0  # slices asked for because a frame began beyond a reader
+
+    def __len__(self) -> int:
+        return len(self._readers)
+
+    # -- opened and closed by the peer --------------------------------------------------------------------------------
+
+    def open(
+        self,
+        *,
+        key: bytes | None = None,
+        filter_spec: FilterSpec | None = None,
+        on_frame: Callable[[Frame, int, bool], None] | None = None,
+    ) -> Reader:
+        """A reader of nothing yet; :meth:`join` gives it partitions."""
+        number = number_of(self._epoch, next(self._numbers))
+        reader = Reader(number, key, filter_spec, self._settings.reader_buffer_bytes, on_frame)
+        self._readers[number] = reader
+        return reader
+
+    def join(
+        self, reader: Reader, partition: Partition, offset: int, *, label: str = "", until: int | None = None
+    ) -> None:
+        """Read ``partition`` from ``offset`` on (END: what comes from now on), up to ``until`` if given.
+
+        ``label`` is the stream that responses name.
+        """
+        place = Place(reader, partition, label, offset, until)
+        reader.places[partition] = place
+        if place.finished:
+            reader.wake.set()
+            return
+        self._places.setdefault((partition, label), {})[reader.number] = place
+        if reader.filter is not None:
+            self._consumer_of(partition.topic).send(reader.filter)
+        self._ask(place)
+
+    def close(self, reader: Reader) -> None:
+        """Forget the reader at once; its consumers are told."""
+        for place in reader.places.values():
+            self._leave(place)
+        reader.places.clear()
+        reader.pending.clear()
+        reader.closed = True
+        reader.wake.set()
+        self._readers.pop(reader.number, None)
+
+    def sent(self, reader: Reader) -> None:
+        """Called after each response: a reader that has drained comes back from its pause."""
+        if reader.pending_bytes > reader.buffer_bytes // 2:
+            return
+        for place in reader.places.values():
+            if place.state is PlaceState.PAUSED and not place.finished:
+                self._ask(place)
+
+    # -- what arrives -------------------------------------------------------------------------------------------------
+
+    def on_frame(self, frame: Frame) -> None:
+        for place in list(self._places.get((frame.partition, frame.label), {}).values()):
+            self._offer(place, frame)
+
+    def _offer(self, place: Place, frame: Frame) -> None:
+        if place.log != frame.log:
+            self._meet(place, frame)
+        if place.next_offset == END or frame.start > place.next_offset:
+            if place.state is PlaceState.LIVE:
+                self.gaps += 1
+                self._ask(place)
+            return
+        if frame.next_offset <= place.next_offset:
+            return
+        reader = place.reader
+        number = reader.filter.number if reader.filter else None
+        if number is not None and number not in frame.filters:
+            if place.state is PlaceState.LIVE:
+                self._ask(place)
+            return
+        self._deliver(place, frame, number)
+
+    def _deliver(self, place: Place, frame: Frame, number: int | None) -> None:
+        reader, first = place.reader, place.next_offset
+        place.next_offset = frame.next_offset
+        if reader.on_frame is not None:
+            reader.on_frame(frame, first, False)
+        elif chunk := frame.cut(first, reader.key, number, place.until):
+            reader.push(chunk)
+        if place.finished:
+            self._leave(place)
+            reader.wake.set()
+        elif place.state is PlaceState.LIVE and reader.is_full:
+            self._leave(place, PlaceState.PAUSED)
+
+    def _meet(self, place: Place, frame: Frame) -> None:
+        """The first frame says which log this is; another one later means that offsets start anew."""
+        first_meeting = not place.log
+        place.log = frame.log
+        if first_meeting:
+            return
+        place.reader.jumps += 1
+        place.next_offset = 0
+        place.state = PlaceState.LIVE  # so that the gap, if there is one, is asked for
+        if place.reader.on_frame is not None:
+            place.reader.on_frame(frame, 0, True)
+
+    def on_slice_end(self, end: SliceEnd) -> None:
+        reader = self._readers.get(end.reader)
+        place = reader.places.get(end.partition) if reader is not None else None
+        if place is None or place.state is not PlaceState.PAST or place.finished:
+            return
+        if place.next_offset == END:
+            place.next_offset = end.next_offset
+        if place.next_offset < end.next_offset:  # a frame of this slice was of no use, or did not come
+            self._ask(place)
+        elif end.live:
+            place.state = PlaceState.LIVE
+        elif place.reader.is_full:
+            place.state = PlaceState.PAUSED
+        else:
+            self._ask(place)
+
+    def on_mark(self, mark: Mark) -> None:
+        for place in self._places.get((mark.partition, mark.label), {}).values():
+            if place.state is PlaceState.LIVE and place.next_offset < mark.end:
+                self.gaps += 1
+                self._ask(place)
+
+    def on_successor(self, consumer: Requests) -> None:
+        """The consumer is another process: send it every open reader again, with its next-offset."""
+        for (partition, _), places in self._places.items():
+            if self._consumer_of(partition.topic) is not consumer:
+                continue
+            for place in places.values():
+                if place.reader.filter is not None:
+                    consumer.send(place.reader.filter)
+                if place.state is not PlaceState.PAUSED:
+                    self._ask(place)
+
+    # -- what is asked ------------------------------------------------------------------------------------------------
+
+    def _ask(self, place: Place) -> None:
+        reader = place.reader
+        place.state = PlaceState.PAST
+        number = reader.filter.number if reader.filter else None
+        topic, partition = place.partition
+        self._consumer_of(topic).send(Slice(reader.number, topic, partition, place.label, place.next_offset, number))
+
+    def _leave(self, place: Place, state: PlaceState | None = None) -> None:
+        """Off the live feed; for good unless ``state`` says what the place becomes."""
+        if place.state is not PlaceState.PAUSED:
+            topic, partition = place.partition
+            self._consumer_of(topic).send(Leave(place.reader.number, topic, partition))
+        if state is not None:
+            place.state = state
+            return
+        places = self._places.get((place.partition, place.label), {})
+        places.pop(place.reader.number, None)
+        if not places:
+            self._places.pop((place.partition, place.label), None)

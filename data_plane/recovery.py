@@ -1,0 +1,88 @@
+"""The recovery process: start-up recovers before it cleans.
+
+Owns everything for a moment. It takes what dead instances of this server left in their write rings, from ``commit`` to
+``publish``, oldest instance first, merged by publish time as a producer would, whatever numbers of gateways and
+producers there were, logs it, and only then lets the rings go. Killed at any point it is simply run again: commit
+moves behind the log, and the log recognises what it has.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+from trackside.data_plane.link import PACKETS
+from trackside.data_plane.log import LogWriter
+from trackside.data_plane.log_backend import open_writer
+from trackside.data_plane.merge import Merge
+from trackside.data_plane.record import decode_record
+from trackside.data_plane.worker import Worker
+from trackside.shm.liveness import WorkerState
+from trackside.shm.ring import RingReader
+
+__all__ = ["recover_instance", "run", "write_rings_of"]
+
+LOOK_SECONDS = 0.02
+SAY_SECONDS = 5.0
+
+
+def write_rings_of(instance: Path) -> list[Path]:
+    """The down rings that lead to producers: what lies in them was accepted."""
+    return sorted((instance / "links").glob("*.producer-*.down.ring"))
+
+
+def recover_instance(worker: Worker, log: LogWriter, instance: Path) -> int:
+    """Log everything that ``instance`` had accepted. Blocks until the log has it, or the worker is told to stop.
+
+    Returns how many packets there were. Raises RingCorrupt: then the rings stay for a human to look at.
+    """
+    rings = [RingReader(path) for path in write_rings_of(instance)]
+    merge = Merge(rings)
+    packets = 0
+    while due := merge.take():
+        for index, found in due:
+            if found.kind != PACKETS:
+                raise ValueError(f"ring {rings[index].ring_id}: kind {found.kind} at position {found.position}")
+            log.append(rings[index].ring_id, found.end, decode_record(found.body))
+            packets += found.count
+    _wait_logged(worker, log, rings)
+    for ring in rings:
+        ring.close()
+    return packets
+
+
+def _wait_logged(worker: Worker, log: LogWriter, rings: list[RingReader]) -> None:
+    """As long as it takes: the server says NOT_SERVING and why, and keeps the old rings untouched meanwhile."""
+    said_at = time.monotonic()
+    while not worker.stopping:
+        done = log.do_work()
+        worker.beat()
+        state = log.state()
+        worker.become(WorkerState.RECOVERING, state.reason)
+        for refusal in log.refusals():
+            worker.log("error", "dead letter", topic=refusal.partition.topic, reason=refusal.reason)
+        for ring in rings:
+            ring.commit(max(ring.commit_position, log.logged(ring.ring_id)))
+        if all(ring.commit_position == ring.publish_position() for ring in rings):
+            return
+        if time.monotonic() - said_at > SAY_SECONDS:
+            said_at = time.monotonic()
+            worker.log("warn", "recovery waits for the log", reason=state.reason or "working")
+        if not done:
+            time.sleep(LOOK_SECONDS)
+
+
+def run(worker: Worker) -> None:
+    """Recover all stale instances, then remove them. Ends early, with the rings kept, when told to stop."""
+    worker.become(WorkerState.RECOVERING)
+    log = open_writer(worker)
+    try:
+        for instance in map(Path, worker.spec.stale_instances):
+            packets = recover_instance(worker, log, instance)
+            if worker.stopping:
+                return
+            worker.log("info", "recovered", instance=instance.name, packets=packets)
+            shutil.rmtree(instance)
+    finally:
+        log.close(timeout_seconds=1.0)
