@@ -43,7 +43,7 @@ ELEMENT_BYTES_MAX = (4 << 20) - 1024
 Bits = NDArray[np.bool_]
 
 
-class Frame(msgspec.Struct, array_like=True, gc=False, dict=True):
+class Frame(msgspec.Struct, array_like=True, dict=True):
     """See the picture above. ``label`` is the stream that its elements name; ``keys`` holds (key, identity) rows; ``filters`` maps a filter's number to its bits."""
 
     topic: str

@@ -1,0 +1,213 @@
+"""The one rule of readers, against a consumer that may drop, repeat, cut, restart and fill up as it likes.
+
+Whatever happens between a log and a reader, the reader gets each entry that it wants once and in order. The oracle is the
+log itself, a list.
+"""
+
+from __future__ import annotations
+
+import random
+
+import msgspec
+import pytest
+
+from ma.streaming.api.v1 import api_pb2
+from ma.streaming.open_data.v1.open_data_pb2 import Packet
+from trackside.data_plane.frame import Frame, decode_frame, encode_frame, frames_of
+from trackside.data_plane.link import Leave, Mark, Message, Slice, SliceEnd
+from trackside.data_plane.log import END, Partition, Run
+from trackside.data_plane.reading import PlaceState, Reader, Readers
+from trackside.data_plane.spec import Settings
+
+PARTITION = Partition("Car", 0)
+KEYS = [(b"one", b""), (b"two", b"")]
+
+
+class Log:
+    def __init__(self, identity: bytes = b"log") -> None:
+        self.identity = identity
+        self.keys: list[int] = []
+
+    def frames(self, start: int, end: int) -> list[Frame]:
+        values = [Packet(id=n + 1).SerializeToString() for n in range(start, end)]
+        run = Run(
+            PARTITION, self.identity, start, end, list(range(start, end)), [1] * len(values), self.keys[start:end],
+            KEYS, values,
+        )
+        return [decode_frame(encode_frame(frame)) for frame in frames_of(run, "", {})[0]]
+
+
+class Consumer:
+    """What a consumer may do, in any order; the test's chooser decides."""
+
+    def __init__(self, log: Log) -> None:
+        self.log = log
+        self.requests: list[Message] = []
+        self.live: set[int] = set()
+        self.live_next = 0
+
+    def send(self, message: Message) -> None:
+        self.requests.append(message)
+
+    def answer(self, readers: Readers, chooser: random.Random) -> None:
+        request = self.requests.pop(0)
+        if isinstance(request, Leave):
+            self.live.discard(request.reader)
+        if not isinstance(request, Slice):
+            return
+        self.live.discard(request.reader)
+        end = len(self.log.keys)
+        start = end if request.offset == END else request.offset
+        until = min(end, start + chooser.randrange(1, 6))
+        if chooser.random() < 0.8:  # else: the frames are lost on the way
+            for frame in self.log.frames(start, until):
+                readers.on_frame(frame)
+        live = until >= end
+        if live:
+            self.live.add(request.reader)
+            self.live_next = end
+        readers.on_slice_end(SliceEnd(request.reader, *PARTITION, until, live))
+
+    def serve_live(self, readers: Readers, chooser: random.Random) -> None:
+        end = len(self.log.keys)
+        if not self.live or self.live_next >= end:
+            return
+        frames = self.log.frames(self.live_next, end)
+        self.live_next = end
+        if chooser.random() < 0.7:
+            for frame in frames:
+                readers.on_frame(frame)
+        else:
+            readers.on_mark(Mark(*PARTITION, "", end))
+
+
+def numbers_of(reader: Reader) -> list[int]:
+    taken: list[int] = []
+    while reader.pending:
+        taken += [response.packet.id - 1 for response in api_pb2.ReadPacketsResponse.FromString(reader.take()).response]
+    return taken
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_each_entry_once_and_in_order_whatever_happens(seed: int) -> None:
+    chooser = random.Random(seed)
+    log = Log()
+    consumer = Consumer(log)
+    settings = msgspec.structs.replace(Settings(), reader_buffer_bytes=chooser.choice([30, 200, 4 << 20]))
+    readers = Readers(1, lambda _: consumer, settings)
+    opened: list[tuple[Reader, int, bytes | None, list[int]]] = []
+    for _ in range(400):
+        action = chooser.random()
+        if action < 0.3:
+            log.keys += [chooser.randrange(2) for _ in range(chooser.randrange(1, 5))]
+        elif action < 0.34 and len(opened) < 5:
+            key = chooser.choice([None, b"one", b"two"])
+            offset = chooser.choice([0, len(log.keys) // 2])
+            reader = readers.open(key=key)
+            readers.join(reader, PARTITION, offset)
+            opened.append((reader, offset, key, []))
+        elif action < 0.36:
+            consumer = Consumer(log)  # killed: its successor knows nothing
+            readers.on_successor(consumer)
+        elif action < 0.6 and consumer.requests:
+            consumer.answer(readers, chooser)
+        elif action < 0.8:
+            consumer.serve_live(readers, chooser)
+        elif opened:
+            reader, _, _, got = chooser.choice(opened)
+            got += numbers_of(reader)
+            readers.sent(reader)
+    calm = random.Random(1)
+    for _ in range(10_000):
+        if consumer.requests:
+            consumer.answer(readers, calm)
+        consumer.serve_live(readers, calm)
+        for reader, _, _, got in opened:
+            got += numbers_of(reader)
+            readers.sent(reader)
+        if not consumer.requests and all(r.places[PARTITION].next_offset == len(log.keys) for r, _, _, _ in opened):
+            break
+    for _, offset, key, got in opened:
+        wanted = [n for n in range(offset, len(log.keys)) if key is None or KEYS[log.keys[n]][0] == key]
+        assert got == wanted
+    assert all(place.state is PlaceState.LIVE for reader, _, _, _ in opened for place in reader.places.values())
+
+
+def open_live(readers: Readers, consumer: Consumer, offset: int = 0) -> Reader:
+    reader = readers.open()
+    readers.join(reader, PARTITION, offset)
+    readers.on_slice_end(SliceEnd(reader.number, *PARTITION, max(offset, 0), True))
+    consumer.requests.clear()
+    return reader
+
+
+def make() -> tuple[Log, Consumer, Readers]:
+    log = Log()
+    consumer = Consumer(log)
+    return log, consumer, Readers(1, lambda _: consumer, Settings())
+
+
+def test_another_log_means_from_its_beginning_and_is_counted() -> None:
+    log, consumer, readers = make()
+    log.keys = [0] * 5
+    reader = open_live(readers, consumer)
+    readers.on_frame(log.frames(0, 5)[0])
+    new = Log(b"new")
+    new.keys = [0] * 3
+    readers.on_frame(new.frames(0, 3)[0])
+    assert numbers_of(reader) == [0, 1, 2, 3, 4, 0, 1, 2]
+    assert reader.jumps == 1
+
+
+def test_a_finite_read_ends_at_its_end_and_sends_nothing_beyond() -> None:
+    log, consumer, readers = make()
+    log.keys = [0] * 9
+    reader = readers.open()
+    readers.join(reader, PARTITION, 2, until=6)
+    readers.on_frame(log.frames(0, 9)[0])
+    assert reader.finished and numbers_of(reader) == [2, 3, 4, 5]
+    assert readers.join(reader, Partition("Other", 0), 0, until=0) is None
+    assert reader.finished
+
+
+def test_a_gap_is_asked_for_once() -> None:
+    log, consumer, readers = make()
+    log.keys = [0] * 9
+    reader = open_live(readers, consumer)
+    readers.on_frame(log.frames(4, 6)[0])
+    readers.on_frame(log.frames(6, 9)[0])
+    assert [request.offset for request in consumer.requests if isinstance(request, Slice)] == [0]
+    assert readers.gaps == 1 and not reader.pending
+
+
+def test_a_full_reader_leaves_the_feed_and_comes_back_when_it_has_drained() -> None:
+    log, consumer, _ = make()
+    readers = Readers(1, lambda _: consumer, msgspec.structs.replace(Settings(), reader_buffer_bytes=10))
+    log.keys = [0] * 4
+    reader = open_live(readers, consumer)
+    readers.on_frame(log.frames(0, 4)[0])
+    assert [type(request) for request in consumer.requests] == [Leave]
+    numbers_of(reader)
+    readers.sent(reader)
+    assert isinstance(consumer.requests[-1], Slice) and consumer.requests[-1].offset == 4
+
+
+def test_a_closed_reader_is_forgotten_and_its_consumer_told() -> None:
+    log, consumer, readers = make()
+    log.keys = [0]
+    reader = open_live(readers, consumer)
+    readers.close(reader)
+    assert [type(request) for request in consumer.requests] == [Leave] and len(readers) == 0
+    readers.on_frame(log.frames(0, 1)[0])
+    assert not reader.pending
+
+
+def test_responses_stay_below_four_mebibytes() -> None:
+    reader = Reader(1, None, None, 1 << 30)
+    chunk = bytes(900_000)
+    for _ in range(20):
+        reader.push(chunk)
+    sizes = []
+    while reader.pending:
+        sizes.append(len(reader.take()))
+    assert max(sizes) < 4 << 20 and sum(sizes) == 20 * len(chunk) and reader.pending_bytes == 0
