@@ -39,9 +39,8 @@ from trackside.data_plane.spec import Settings
 
 __all__ = ["Conclusion", "ConfigError", "Effective", "conclude", "load_settings"]
 
-UNIX_SOCKET_PATH_MAX = 107
-RUN_DIR_BYTES_MAX = UNIX_SOCKET_PATH_MAX - len("/instances/") - 32 - len("/control-plane.sock")
-"""The run directory holds Unix sockets, whose paths the kernel bounds (unix(7))."""
+RUN_DIR_BYTES_MAX = 107 - len("/control.sock")
+"""The run directory holds a Unix socket, whose path the kernel bounds to 107 bytes (unix(7))."""
 
 
 class ConfigError(Exception):
@@ -284,7 +283,7 @@ def _check_places(this: Conclusion) -> None:
     if os.path.realpath(run) == os.path.realpath(data):
         this.refuse("RunDir", "is DataDir, too; shared memory belongs on a tmpfs, state on a disk")
     if len(os.fsencode(run)) > RUN_DIR_BYTES_MAX:
-        reason = f"has {len(os.fsencode(run))} bytes, at most {RUN_DIR_BYTES_MAX}: it holds Unix sockets"
+        reason = f"has {len(os.fsencode(run))} bytes, at most {RUN_DIR_BYTES_MAX}: it holds a Unix socket"
         this.refuse("RunDir", reason)
 
 

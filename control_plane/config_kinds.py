@@ -105,7 +105,7 @@ class Number:
 
     @property
     def allowed(self) -> str:
-        return f"a number from {self.low:g} to {self.high:g}"
+        return f"a number from {self.low:.15g} to {self.high:.15g}"
 
     def parse(self, raw: object) -> float:
         if isinstance(raw, bool) or not isinstance(raw, int | float | str):
@@ -119,7 +119,7 @@ class Number:
         return value
 
     def show(self, value: object) -> str:
-        return f"{value:g}"
+        return f"{value:.15g}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,13 +214,13 @@ class Brokers:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    allowed: str = "an IP address of this machine, 0.0.0.0 or :: for all, or localhost"
+    allowed: str = "an IP address of this machine, 0.0.0.0 or :: for all, or localhost (127.0.0.1)"
 
     def parse(self, raw: object) -> str:
         if not isinstance(raw, str):
             raise Refused
         if raw == "localhost":
-            return raw
+            return "127.0.0.1"  # one address, so that the reservation and grpc mean the same
         try:
             return str(ipaddress.ip_address(raw.strip("[]")))
         except ValueError:

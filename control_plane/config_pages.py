@@ -72,7 +72,8 @@ ELSEWHERE_HEAD = "| key | instead |\n|---|---|"
 def _row(key: Key) -> str:
     names = [f"`{key.name}`", f"`{key.own_variable}`"]
     names += [f"`{key.flag} {key.metavar}`"] if key.flag else []
-    default = key.default_prose or f"`{key.shown(key.default) or 'empty'}`"
+    shown = key.shown(key.default)
+    default = key.default_prose or (f"`{shown}`" if shown else "empty")
     return f"| {'<br>'.join(names)} | {key.kind.allowed} | {default} | {key.prose} |"
 
 

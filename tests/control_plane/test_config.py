@@ -300,7 +300,7 @@ def test_partition_mappings_in_every_form() -> None:
         ({"RetentionBytes": "32 MiB"}, "RetentionBytes = 32 MiB: must be at least two segments"),
         ({"ReaderBufferBytes": "64 KiB"}, "ReaderBufferBytes = 64 KiB: must be at least MaxPacketBytes"),
         ({"RunDir": "/tmp/one", "DataDir": "/tmp/one/"}, "RunDir = /tmp/one: is DataDir, too"),
-        ({"RunDir": "/tmp/" + "x" * 100}, "it holds Unix sockets"),
+        ({"RunDir": "/tmp/" + "x" * 100}, "it holds a Unix socket"),
     ],
 )
 def test_contradictions_are_refused_with_the_reason(config: dict[str, object], said: str) -> None:
