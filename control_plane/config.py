@@ -274,8 +274,8 @@ def _check_sizes(this: Conclusion) -> None:
 
 
 def _check_ports(this: Conclusion) -> None:
-    if this.value("StreamApiPort") and this.value("StreamApiPort") == this.value("KeyPort"):
-        this.refuse("KeyPort", f"is the port of the Stream API, too ({this.values['StreamApiPort'].origin})")
+    if this.value("StreamApiPort") and this.value("StreamApiPort") == this.value("KeyGeneratorPort"):
+        this.refuse("KeyGeneratorPort", f"is the port of the Stream API, too ({this.values['StreamApiPort'].origin})")
 
 
 def _check_places(this: Conclusion) -> None:

@@ -227,8 +227,8 @@ PROCESSES = (
         setting="port", flag="--port", metavar="N", reference=True,
     ),
     Key(
-        "KeyPort", Whole(0, 65535), 15379, "Port of the key generator; 0 takes a free one and says which.",
-        setting="key_port", flag="--key-port", metavar="N", environment=("TRACKSIDE_KEY_GENERATOR_PORT",),
+        "KeyGeneratorPort", Whole(0, 65535), 15379, "Port of the key generator; 0 takes a free one and says which.",
+        setting="key_port", flag="--key-port", metavar="N",
     ),
     Key(
         "Gateways", Whole(1, 64), 1, "Processes that speak gRPC with clients.", setting="gateways",
@@ -283,7 +283,7 @@ def _elsewhere(name: str, kind: Kind, instead: str, *harmless: object, environme
 
 NOT_APPLICABLE = (
     _elsewhere(
-        "UseRemoteKeyGenerator", Switch(), "keys are made by this server, and served on KeyPort; with several servers "
+        "UseRemoteKeyGenerator", Switch(), "keys are made by this server, and served on KeyGeneratorPort; with several servers "
         "NodeNumber keeps them apart", False,
     ),
     _elsewhere("RemoteKeyGeneratorServiceAddress", Text(), "keys are made by this server", ""),

@@ -83,7 +83,7 @@ def test_check_config_prints_what_holds_and_where_it_comes_from(capfd: pytest.Ca
     out = capfd.readouterr().out
     assert re.search(r"^StreamApiPort +5000 +a.json:2$", out, re.MULTILINE)
     assert re.search(r"^Gateways +3 +flag --gateways$", out, re.MULTILINE)
-    assert re.search(r"^KeyPort +15379 +default$", out, re.MULTILINE)
+    assert re.search(r"^KeyGeneratorPort +15379 +default$", out, re.MULTILINE)
 
 
 def test_check_config_for_programs(capfd: pytest.CaptureFixture[str]) -> None:

@@ -118,15 +118,17 @@ def test_numbers_and_switches_as_text() -> None:
 
 
 def test_file_then_environment_then_flags() -> None:
-    file = written({"StreamApiPort": 1, "KeyPort": 2, "Gateways": 3})
-    environ = {"StreamApiConfig__KeyPort": "20", "TRACKSIDE_GATEWAYS": "30"}
+    file = written({"StreamApiPort": 1, "KeyGeneratorPort": 2, "Gateways": 3})
+    environ = {"StreamApiConfig__KeyGeneratorPort": "20", "TRACKSIDE_GATEWAYS": "30"}
     conclusion = conclude(file, environ=environ, flags={"Gateways": "7", "Producers": None})
     assert conclusion.settings is not None
     assert (conclusion.settings.port, conclusion.settings.key_port, conclusion.settings.gateways) == (1, 20, 7)
-    origins = {name: conclusion.values[name].origin for name in ("StreamApiPort", "KeyPort", "Gateways", "Producers")}
+    origins = {
+        name: conclusion.values[name].origin for name in ("StreamApiPort", "KeyGeneratorPort", "Gateways", "Producers")
+    }
     assert origins == {
         "StreamApiPort": "AppConfig.json:2",
-        "KeyPort": "environment StreamApiConfig__KeyPort",
+        "KeyGeneratorPort": "environment StreamApiConfig__KeyGeneratorPort",
         "Gateways": "flag --gateways",
         "Producers": "default",
     }
@@ -295,7 +297,7 @@ def test_partition_mappings_in_every_form() -> None:
         ({"StreamCreationStrategy": 1, "PartitionMappings": {"A": 0}}, "stream A has partition 0, which is the main"),
         ({"StreamCreationStrategy": 1, "PartitionMappings": {"A": 1, "B": 1}}, "streams A and B share partition 1"),
         ({"PartitionMappings": {"A": 1}}, "mappings need StreamCreationStrategy"),
-        ({"StreamApiPort": 15379}, "KeyPort = 15379: is the port of the Stream API, too"),
+        ({"StreamApiPort": 15379}, "KeyGeneratorPort = 15379: is the port of the Stream API, too"),
         ({"Security": {"SaslUsername": "u", "SaslPassword": "p"}}, "BrokerUrl: is empty, but Security is set"),
         ({"RetentionBytes": "32 MiB"}, "RetentionBytes = 32 MiB: must be at least two segments"),
         ({"ReaderBufferBytes": "64 KiB"}, "ReaderBufferBytes = 64 KiB: must be at least MaxPacketBytes"),
@@ -313,7 +315,7 @@ def test_contradictions_are_told_together_with_other_problems() -> None:
 
 
 def test_free_ports_do_not_contradict() -> None:
-    assert settings({"StreamApiPort": 0, "KeyPort": 0}).port == 0
+    assert settings({"StreamApiPort": 0, "KeyGeneratorPort": 0}).port == 0
 
 
 def test_places_in_their_order() -> None:
