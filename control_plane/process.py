@@ -125,16 +125,19 @@ async def _serve(worker: Worker) -> None:
     peer = Peer(worker)
     peer.start()
 
-    def report(ready: bool, reason: str) -> None:
+    def report(reason: str) -> None:
         if not worker.stopping:
-            worker.become(WorkerState.READY if ready else WorkerState.DEGRADED, reason)
+            worker.become(WorkerState.DEGRADED if reason else WorkerState.READY, reason)
 
     spec = worker.spec
-    control_plane = ControlPlane(LinkedLog(worker, peer), spec.settings, spec.control_socket, spec.epoch, report)
-    failed = asyncio.ensure_future(control_plane.run())
-    await asyncio.wait([failed, asyncio.ensure_future(stopping.wait())], return_when=asyncio.FIRST_COMPLETED)
-    if failed.done():
-        failed.result()
+    control_plane = ControlPlane(
+        LinkedLog(worker, peer), spec.settings, spec.control_socket, spec.epoch, on_state=report
+    )
+    await control_plane.start()
+    told = asyncio.ensure_future(stopping.wait())
+    await asyncio.wait([control_plane.failed, told], return_when=asyncio.FIRST_COMPLETED)
+    if control_plane.failed.done():
+        control_plane.failed.result()
     worker.stopping = True
     worker.become(WorkerState.DRAINING)
     await control_plane.stop(grace=1.0)

@@ -91,7 +91,7 @@ class WorkerHandle:
             return
         code = self._process.poll()
         if code is not None:
-            self._on_exit(code)
+            self._on_exit(code, restart)
         elif reason := self._hangs(start_seconds):
             log_line("error", "supervisor", "killed a worker that hangs", worker=self.name, pid=self.pid, reason=reason)
             self.kill()
@@ -105,7 +105,7 @@ class WorkerHandle:
             return ""
         return f"no heartbeat for {silent:.0f} s" if silent > self._stall_seconds else ""
 
-    def _on_exit(self, code: int) -> None:
+    def _on_exit(self, code: int, restart: bool) -> None:
         self.exit_code = self.liveness.last_exit = code
         self._process = None
         if code == 0:
@@ -115,8 +115,12 @@ class WorkerHandle:
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         if not words:
             self.liveness.write_last_words(how)
-        log_line("error", "supervisor", "worker died", worker=self.name, how=how, last_words=words)
-        self._plan_restart(code)
+        last_line = words.splitlines()[-1] if words else ""
+        log_line("error", "supervisor", "worker died", worker=self.name, how=how, last_words=last_line)
+        if restart:
+            self._plan_restart(code)
+        else:
+            self.state = "done"
 
     def _plan_restart(self, code: int) -> None:
         now = time.monotonic()

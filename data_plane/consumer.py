@@ -11,7 +11,6 @@ import time
 from collections import deque
 
 from trackside.data_plane import metrics
-from trackside.data_plane.filtering import DataPacketFilter
 from trackside.data_plane.formats_feed import FormatsFeed
 from trackside.data_plane.frame import encode_frame, frames_of
 from trackside.data_plane.link import (
@@ -118,7 +117,6 @@ class Consumer:
         self._feeds: dict[tuple[Partition, str], Feed] = {}
         self._by_cursor: dict[Cursor, Feed] = {}
         self._past: dict[tuple[PeerLink, int, Partition], Past] = {}
-        self._filters: dict[int, DataPacketFilter] = {}
         self._answers: dict[PeerLink, deque[Sendable]] = {peer: deque() for peer in self.peers}
         self._marks: dict[tuple[PeerLink, Partition, str], int] = {}
         self._watches: dict[tuple[PeerLink, str], Topics | None] = {}
@@ -178,8 +176,7 @@ class Consumer:
             case WatermarksRequest() if epoch_of(message.request) == peer.epoch:
                 self._on_watermarks(peer, message)
             case FilterSpec():
-                if message.number not in self._filters:
-                    self._filters[message.number] = DataPacketFilter.of_spec(message)
+                self.formats.add(message)
             case Watch():
                 self._on_watch(peer, message)
             case _:
@@ -281,7 +278,7 @@ class Consumer:
         """Each filter's answer an entry, or None while a data format that it names may still be on its way."""
         answers: dict[int, list[bool]] = {}
         for number in numbers:
-            chosen = self.formats.evaluate(self._filters[number], run)
+            chosen = self.formats.evaluate(number, run)
             if chosen is None:
                 return None
             answers[number] = chosen
