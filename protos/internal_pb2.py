@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from ma.streaming.api.v1 import api_pb2 as ma_dot_streaming_dot_api_dot_v1_dot_api__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftrackside/protos/internal.proto\x12\x15trackside.internal.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dma/streaming/api/v1/api.proto\"s\n\x15\x44\x61taPacketDetailsView\x12\x14\n\x07message\x18\x01 \x01(\x0cH\x00\x88\x01\x01\x12\x13\n\x0b\x64\x61ta_source\x18\x02 \x01(\t\x12\x0e\n\x06stream\x18\x03 \x01(\t\x12\x13\n\x0bsession_key\x18\x04 \x01(\tB\n\n\x08_message\"Z\n\x1aWriteDataPacketRequestView\x12<\n\x06\x64\x65tail\x18\x01 \x01(\x0b\x32,.trackside.internal.v1.DataPacketDetailsView\"\\\n\x1bWriteDataPacketsRequestView\x12=\n\x07\x64\x65tails\x18\x01 \x03(\x0b\x32,.trackside.internal.v1.DataPacketDetailsView\"k\n\x1aWriteInfoPacketRequestView\x12\x14\n\x07message\x18\x01 \x01(\x0cH\x00\x88\x01\x01\x12+\n\x04type\x18\x02 \x01(\x0e\x32\x1d.ma.streaming.api.v1.InfoTypeB\n\n\x08_message\"e\n\x12PacketResponseView\x12\x0e\n\x06packet\x18\x01 \x01(\x0c\x12\x0e\n\x06stream\x18\x02 \x01(\t\x12/\n\x0bsubmit_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"V\n\x17ReadPacketsResponseView\x12;\n\x08response\x18\x01 \x03(\x0b\x32).trackside.internal.v1.PacketResponseView\"G\n\rFollowRequest\x12\x0f\n\x07gateway\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x16\n\x0esession_offset\x18\x03 \x01(\x03\"\x95\x02\n\x0b\x46ollowEvent\x12@\n\x0fsession_started\x18\x01 \x01(\x0b\x32%.trackside.internal.v1.SessionStartedH\x00\x12@\n\x0fsession_stopped\x18\x02 \x01(\x0b\x32%.trackside.internal.v1.SessionStoppedH\x00\x12\x44\n\x11\x63onnection_closed\x18\x03 \x01(\x0b\x32\'.trackside.internal.v1.ConnectionClosedH\x00\x12\x33\n\x08snapshot\x18\x04 \x01(\x0b\x32\x1f.trackside.internal.v1.SnapshotH\x00\x42\x07\n\x05\x65vent\"J\n\x0eSessionStarted\x12\x0e\n\x06offset\x18\x01 \x01(\x03\x12\x13\n\x0bsession_key\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x61ta_source\x18\x03 \x01(\t\"J\n\x0eSessionStopped\x12\x0e\n\x06offset\x18\x01 \x01(\x03\x12\x13\n\x0bsession_key\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x61ta_source\x18\x03 \x01(\t\"\x1e\n\x10\x43onnectionClosed\x12\n\n\x02id\x18\x01 \x01(\x03\"K\n\x08Snapshot\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x16\n\x0esession_offset\x18\x02 \x01(\x03\x12\x18\n\x10open_connections\x18\x03 \x03(\x03\"%\n\x17LookUpConnectionRequest\x12\n\n\x02id\x18\x01 \x01(\x03\"S\n\x18LookUpConnectionResponse\x12\x37\n\x07\x64\x65tails\x18\x01 \x01(\x0b\x32&.ma.streaming.api.v1.ConnectionDetails2\xd9\x01\n\x0c\x43ontrolPlane\x12T\n\x06\x46ollow\x12$.trackside.internal.v1.FollowRequest\x1a\".trackside.internal.v1.FollowEvent0\x01\x12s\n\x10LookUpConnection\x12..trackside.internal.v1.LookUpConnectionRequest\x1a/.trackside.internal.v1.LookUpConnectionResponseB\x02H\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftrackside/protos/internal.proto\x12\x15trackside.internal.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dma/streaming/api/v1/api.proto\"s\n\x15\x44\x61taPacketDetailsView\x12\x14\n\x07message\x18\x01 \x01(\x0cH\x00\x88\x01\x01\x12\x13\n\x0b\x64\x61ta_source\x18\x02 \x01(\t\x12\x0e\n\x06stream\x18\x03 \x01(\t\x12\x13\n\x0bsession_key\x18\x04 \x01(\tB\n\n\x08_message\"Z\n\x1aWriteDataPacketRequestView\x12<\n\x06\x64\x65tail\x18\x01 \x01(\x0b\x32,.trackside.internal.v1.DataPacketDetailsView\"\\\n\x1bWriteDataPacketsRequestView\x12=\n\x07\x64\x65tails\x18\x01 \x03(\x0b\x32,.trackside.internal.v1.DataPacketDetailsView\"k\n\x1aWriteInfoPacketRequestView\x12\x14\n\x07message\x18\x01 \x01(\x0cH\x00\x88\x01\x01\x12+\n\x04type\x18\x02 \x01(\x0e\x32\x1d.ma.streaming.api.v1.InfoTypeB\n\n\x08_message\"e\n\x12PacketResponseView\x12\x0e\n\x06packet\x18\x01 \x01(\x0c\x12\x0e\n\x06stream\x18\x02 \x01(\t\x12/\n\x0bsubmit_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"V\n\x17ReadPacketsResponseView\x12;\n\x08response\x18\x01 \x03(\x0b\x32).trackside.internal.v1.PacketResponseView\"&\n\x0f\x44\x61taContentView\x12\x13\n\x0b\x64\x61ta_format\x18\x01 \x01(\x0c\"G\n\rFollowRequest\x12\x0f\n\x07gateway\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x16\n\x0esession_offset\x18\x03 \x01(\x03\"\x95\x02\n\x0b\x46ollowEvent\x12@\n\x0fsession_started\x18\x01 \x01(\x0b\x32%.trackside.internal.v1.SessionStartedH\x00\x12@\n\x0fsession_stopped\x18\x02 \x01(\x0b\x32%.trackside.internal.v1.SessionStoppedH\x00\x12\x44\n\x11\x63onnection_closed\x18\x03 \x01(\x0b\x32\'.trackside.internal.v1.ConnectionClosedH\x00\x12\x33\n\x08snapshot\x18\x04 \x01(\x0b\x32\x1f.trackside.internal.v1.SnapshotH\x00\x42\x07\n\x05\x65vent\"J\n\x0eSessionStarted\x12\x0e\n\x06offset\x18\x01 \x01(\x03\x12\x13\n\x0bsession_key\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x61ta_source\x18\x03 \x01(\t\"J\n\x0eSessionStopped\x12\x0e\n\x06offset\x18\x01 \x01(\x03\x12\x13\n\x0bsession_key\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x61ta_source\x18\x03 \x01(\t\"\x1e\n\x10\x43onnectionClosed\x12\n\n\x02id\x18\x01 \x01(\x03\"K\n\x08Snapshot\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x16\n\x0esession_offset\x18\x02 \x01(\x03\x12\x18\n\x10open_connections\x18\x03 \x03(\x03\"%\n\x17LookUpConnectionRequest\x12\n\n\x02id\x18\x01 \x01(\x03\"S\n\x18LookUpConnectionResponse\x12\x37\n\x07\x64\x65tails\x18\x01 \x01(\x0b\x32&.ma.streaming.api.v1.ConnectionDetails2\xd9\x01\n\x0c\x43ontrolPlane\x12T\n\x06\x46ollow\x12$.trackside.internal.v1.FollowRequest\x1a\".trackside.internal.v1.FollowEvent0\x01\x12s\n\x10LookUpConnection\x12..trackside.internal.v1.LookUpConnectionRequest\x1a/.trackside.internal.v1.LookUpConnectionResponseB\x02H\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,22 +46,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PACKETRESPONSEVIEW']._serialized_end=635
   _globals['_READPACKETSRESPONSEVIEW']._serialized_start=637
   _globals['_READPACKETSRESPONSEVIEW']._serialized_end=723
-  _globals['_FOLLOWREQUEST']._serialized_start=725
-  _globals['_FOLLOWREQUEST']._serialized_end=796
-  _globals['_FOLLOWEVENT']._serialized_start=799
-  _globals['_FOLLOWEVENT']._serialized_end=1076
-  _globals['_SESSIONSTARTED']._serialized_start=1078
-  _globals['_SESSIONSTARTED']._serialized_end=1152
-  _globals['_SESSIONSTOPPED']._serialized_start=1154
-  _globals['_SESSIONSTOPPED']._serialized_end=1228
-  _globals['_CONNECTIONCLOSED']._serialized_start=1230
-  _globals['_CONNECTIONCLOSED']._serialized_end=1260
-  _globals['_SNAPSHOT']._serialized_start=1262
-  _globals['_SNAPSHOT']._serialized_end=1337
-  _globals['_LOOKUPCONNECTIONREQUEST']._serialized_start=1339
-  _globals['_LOOKUPCONNECTIONREQUEST']._serialized_end=1376
-  _globals['_LOOKUPCONNECTIONRESPONSE']._serialized_start=1378
-  _globals['_LOOKUPCONNECTIONRESPONSE']._serialized_end=1461
-  _globals['_CONTROLPLANE']._serialized_start=1464
-  _globals['_CONTROLPLANE']._serialized_end=1681
+  _globals['_DATACONTENTVIEW']._serialized_start=725
+  _globals['_DATACONTENTVIEW']._serialized_end=763
+  _globals['_FOLLOWREQUEST']._serialized_start=765
+  _globals['_FOLLOWREQUEST']._serialized_end=836
+  _globals['_FOLLOWEVENT']._serialized_start=839
+  _globals['_FOLLOWEVENT']._serialized_end=1116
+  _globals['_SESSIONSTARTED']._serialized_start=1118
+  _globals['_SESSIONSTARTED']._serialized_end=1192
+  _globals['_SESSIONSTOPPED']._serialized_start=1194
+  _globals['_SESSIONSTOPPED']._serialized_end=1268
+  _globals['_CONNECTIONCLOSED']._serialized_start=1270
+  _globals['_CONNECTIONCLOSED']._serialized_end=1300
+  _globals['_SNAPSHOT']._serialized_start=1302
+  _globals['_SNAPSHOT']._serialized_end=1377
+  _globals['_LOOKUPCONNECTIONREQUEST']._serialized_start=1379
+  _globals['_LOOKUPCONNECTIONREQUEST']._serialized_end=1416
+  _globals['_LOOKUPCONNECTIONRESPONSE']._serialized_start=1418
+  _globals['_LOOKUPCONNECTIONRESPONSE']._serialized_end=1501
+  _globals['_CONTROLPLANE']._serialized_start=1504
+  _globals['_CONTROLPLANE']._serialized_end=1721
 # @@protoc_insertion_point(module_scope)

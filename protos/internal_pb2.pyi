@@ -55,6 +55,12 @@ class ReadPacketsResponseView(_message.Message):
     response: _containers.RepeatedCompositeFieldContainer[PacketResponseView]
     def __init__(self, response: _Optional[_Iterable[_Union[PacketResponseView, _Mapping]]] = ...) -> None: ...
 
+class DataContentView(_message.Message):
+    __slots__ = ("data_format",)
+    DATA_FORMAT_FIELD_NUMBER: _ClassVar[int]
+    data_format: bytes
+    def __init__(self, data_format: _Optional[bytes] = ...) -> None: ...
+
 class FollowRequest(_message.Message):
     __slots__ = ("gateway", "epoch", "session_offset")
     GATEWAY_FIELD_NUMBER: _ClassVar[int]

@@ -48,9 +48,25 @@ def test_a_view_keeps_in_step_with_its_public_message(view, public) -> None:
     assert shape(view.DESCRIPTOR, kind) == shape(public.DESCRIPTOR, expected_kind)
 
 
+DATA_PACKETS = [
+    (open_data_pb2.PeriodicDataPacket, open_data_pb2.SampleDataFormat),
+    (open_data_pb2.RowDataPacket, open_data_pb2.SampleDataFormat),
+    (open_data_pb2.SynchroDataPacket, open_data_pb2.SampleDataFormat),
+    (open_data_pb2.EventPacket, open_data_pb2.EventDataFormat),
+]
+
+
+@pytest.mark.parametrize(("public", "data_format"), DATA_PACKETS, ids=lambda message: message.__name__)
+def test_the_data_format_is_where_the_content_view_looks(public, data_format) -> None:
+    (field,) = internal_pb2.DataContentView.DESCRIPTOR.fields
+    assert public.DESCRIPTOR.fields_by_number[field.number].name == field.name
+    content = public(data_format=data_format(data_format_identifier=7)).SerializeToString()
+    assert data_format.FromString(internal_pb2.DataContentView.FromString(content).data_format).data_format_identifier
+
+
 def test_every_view_is_compared() -> None:
     views = {name for name in internal_pb2.DESCRIPTOR.message_types_by_name if name.endswith("View")}
-    assert views == {view.__name__ for view, _ in PAIRS}
+    assert views == {view.__name__ for view, _ in PAIRS} | {"DataContentView"}
 
 
 def test_a_packet_comes_out_of_a_view_as_it_was_sent() -> None:
