@@ -1,0 +1,157 @@
+"""A log in memory: the simplest thing that keeps the contract. Unit tests of producer and consumer run over it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from trackside.data_plane.log import END, LogState, Partition, Refusal, Run, Watermarks
+from trackside.data_plane.record import Record
+
+__all__ = ["MemoryCursor", "MemoryLog", "MemoryReader", "MemoryWriter"]
+
+VALUE_BYTES_MAX = 1 << 20
+
+
+class Stored(NamedTuple):
+    key: tuple[bytes, bytes]
+    value: bytes
+
+
+class MemoryLog:
+    """What writers and readers share. Tests look into it and break it (``available``)."""
+
+    def __init__(self) -> None:
+        self.identity = b"memory"
+        self.partitions: dict[Partition, list[Stored]] = {}
+        self.available = True
+
+    @property
+    def state(self) -> LogState:
+        return LogState(self.available, "" if self.available else "the test took it away")
+
+
+class MemoryWriter:
+    def __init__(self, log: MemoryLog) -> None:
+        self._log = log
+        self._waiting: list[tuple[str, int, Record]] = []
+        self._logged: dict[str, int] = {}
+        self._appended = 0
+        self.refused: list[Refusal] = []
+
+    def append(self, ring: str, end: int, record: Record) -> None:
+        self._waiting.append((ring, end, record))
+
+    def do_work(self) -> int:
+        if not self._log.available:
+            return 0
+        waiting, self._waiting = self._waiting, []
+        for ring, end, record in waiting:
+            for index, packet in zip(record.indexes, record.packets, strict=True):
+                route = record.routes[index]
+                for topic, number in [(route.essentials, 0)] * bool(route.essentials) + [(route.topic, route.partition)]:
+                    entries = self._log.partitions.setdefault(Partition(topic, number), [])
+                    entries.append(Stored((route.key, route.identity), packet))
+            self._logged[ring] = end
+            self._appended += len(record.packets)
+        return sum(len(record.packets) for _, _, record in waiting)
+
+    def logged(self, ring: str) -> int:
+        return self._logged.get(ring, 0)
+
+    def refusals(self) -> list[Refusal]:
+        refused, self.refused = self.refused, []
+        return refused
+
+    def state(self) -> LogState:
+        return self._log.state
+
+    def value_bytes_max(self) -> int:
+        return VALUE_BYTES_MAX
+
+    def statistics(self) -> Mapping[str, int]:
+        return {"appended": self._appended}
+
+    def close(self, timeout_seconds: float) -> bool:
+        self.do_work()
+        return not self._waiting
+
+
+class MemoryCursor:
+    def __init__(self, reader: MemoryReader, partition: Partition, offset: int) -> None:
+        self._reader = reader
+        self.partition = partition
+        end = len(reader.log.partitions.get(partition, ()))
+        self.next_offset = end if offset == END else offset
+        self.at_end = self.next_offset >= end
+
+    def read(self, bytes_max: int) -> Run | None:
+        entries = self._reader.log.partitions.get(self.partition, [])
+        start = stop = self.next_offset
+        size = 0
+        while stop < len(entries) and (stop == start or size + len(entries[stop].value) <= bytes_max):
+            size += len(entries[stop].value)
+            stop += 1
+        self.at_end = stop >= len(entries)
+        if stop == start:
+            return None
+        self._reader.fetches += 1
+        self.next_offset = stop
+        some = entries[start:stop]
+        rows = {key: row for row, key in enumerate(dict.fromkeys(entry.key for entry in some))}
+        return Run(
+            self.partition,
+            self._reader.log.identity,
+            start,
+            stop,
+            list(range(start, stop)),
+            [1_600_000_000_000_000_000] * len(some),
+            [rows[entry.key] for entry in some],
+            list(rows),
+            [entry.value for entry in some],
+        )
+
+    def close(self) -> None:
+        self._reader.cursors.discard(self)
+
+
+class MemoryReader:
+    def __init__(self, log: MemoryLog) -> None:
+        self.log = log
+        self.cursors: set[MemoryCursor] = set()
+        self.fetches = 0
+
+    def open(self, partition: Partition, offset: int) -> MemoryCursor:
+        cursor = MemoryCursor(self, partition, offset)
+        self.cursors.add(cursor)
+        return cursor
+
+    def watermarks(
+        self, partitions: Sequence[Partition], done: Callable[[dict[Partition, Watermarks] | None], None]
+    ) -> None:
+        if not self.log.available:
+            done(None)
+            return
+        done({partition: Watermarks(0, len(self.log.partitions.get(partition, ()))) for partition in partitions})
+
+    def topics(self) -> Mapping[str, int]:
+        counts: dict[str, int] = {}
+        for topic, number in self.log.partitions:
+            counts[topic] = max(counts.get(topic, 0), number + 1)
+        return counts
+
+    def watch(self, on: bool) -> None: ...
+
+    def do_work(self) -> int:
+        return 0
+
+    def ready(self) -> Iterable[MemoryCursor]:
+        return list(self.cursors)
+
+    def state(self) -> LogState:
+        return self.log.state
+
+    def statistics(self) -> Mapping[str, int]:
+        return {"fetches": self.fetches, "undecodable": 0}
+
+    def close(self) -> None: ...
