@@ -1,0 +1,288 @@
+"""The local log: segment files on disk, when no broker is configured.
+
+Producers write (:class:`LocalLogWriter`), consumers read (:class:`~trackside.data_plane.local_reader.LocalLogReader`);
+between them is nothing but the files and the table of published ends::
+
+    records --append--> queue of a partition --do_work--> one writev a batch --> segment file --pread--> runs
+                                                     |                                           ^
+                                                     +---> table of published ends ---> how far --+
+
+What is written is in the page cache and survives the death of every process; ``Sync`` says when it is on the device.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from trackside.data_plane.batch_draft import Draft, Part, split_record
+from trackside.data_plane.data_dir import boot_id, claim_data_dir, partition_dir
+from trackside.data_plane.ends_table import EndsWriter
+from trackside.data_plane.local_reader import LocalLogReader
+from trackside.data_plane.log import LogState, Partition, Refusal, Wake
+from trackside.data_plane.log_recovery import OnDisk
+from trackside.data_plane.open_files import OpenFiles
+from trackside.data_plane.partition_tail import UNSYNCED_ENTRIES_MAX, PartitionTail, TailPolicy
+from trackside.data_plane.record import Record
+from trackside.data_plane.spec import Settings
+from trackside.shm.segment import SegmentError
+
+__all__ = ["OPEN_FILES_MAX", "LocalLogReader", "LocalLogWriter"]
+
+OPEN_FILES_MAX = 512
+RETRY_SECONDS = 0.25
+"""How long a partition that could not be written rests: a full disk must not become a busy loop."""
+
+
+@dataclass(eq=False)
+class _Queue:
+    """What waits for one partition. ``behind``: queues of essentials that must be empty before this one is written."""
+
+    partition: Partition
+    waiting: list[Part] = field(default_factory=list)
+    behind: dict[_Queue, None] = field(default_factory=dict)
+    tail: PartitionTail | None = None
+    retry_at: float = 0.0
+    reason: str = ""
+
+    def held(self) -> bool:
+        """Whether essentials that belong before these entries are not in the log yet."""
+        if not any(queue.waiting for queue in self.behind):
+            self.behind.clear()
+        return bool(self.behind)
+
+
+class LocalLogWriter:
+    """A :class:`~trackside.data_plane.log.LogWriter` over segment files. Each packet stands exactly once.
+
+    ``table_path`` is this producer's table of published ends. ``live_rings``: prefixes of ring ids (instance GUIDs)
+    from which records may still come; positions of other rings are forgotten when a partition begins a new segment.
+    ``on_published`` is called after new ends are visible, to ring the consumers' doorbells. ``wake`` is for logs that
+    have a thread of their own; this one has none.
+
+    Raises LogConfigurationError (DataDirTooNew, DataDirDamaged), OSError when the data directory cannot be used, and
+    SegmentError when the table cannot be made. Afterwards a disk that fails or is full is a ``state`` and no
+    exception; what was appended stays and is tried again.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        table_path: Path,
+        *,
+        settings: Settings,
+        live_rings: Collection[str] | Callable[[], Collection[str]] | None = None,
+        wake: Wake | None = None,
+        on_published: Callable[[], None] = lambda: None,
+        now_ns: Callable[[], int] = time.time_ns,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._data_dir = data_dir
+        self._identity = claim_data_dir(data_dir)
+        self._table = EndsWriter(table_path)
+        self._files = OpenFiles(OPEN_FILES_MAX, os.O_RDWR)
+        self._settings = settings
+        self._live_rings = live_rings
+        self._on_published = on_published
+        self._now_ns = now_ns
+        self._monotonic = monotonic
+        self._policy = self._make_policy()
+        self._queues: dict[Partition, _Queue] = {}
+        self._essentials: dict[_Queue, None] = {}  # with something waiting that others are behind
+        self._others: dict[_Queue, None] = {}  # all others with something waiting
+        self._appended: dict[str, int] = {}
+        self._logged: dict[str, int] = {}
+        self._unsynced: dict[PartitionTail, None] = {}
+        self._sync_at = monotonic() + settings.sync_interval_seconds
+        self._sync_reason = ""
+        self._counts = dict.fromkeys(_COUNTS, 0)
+
+    # --- taking over
+
+    def append(self, ring: str, end: int, record: Record) -> None:
+        before = self._appended.get(ring, 0)
+        self._appended[ring] = end
+        split = split_record(ring, before, end, record)
+        first = [self._queue(partition) for partition in split.essentials]
+        for queue, part in zip(first, split.essentials.values(), strict=True):
+            queue.waiting.append(part)
+            self._others.pop(queue, None)
+            self._essentials[queue] = None
+        for partition, part in split.own.items():
+            queue = self._queue(partition)
+            queue.waiting.append(part)
+            queue.behind.update(dict.fromkeys(first))
+            if queue not in self._essentials:
+                self._others[queue] = None
+
+    def _queue(self, partition: Partition) -> _Queue:
+        queue = self._queues.get(partition)
+        if queue is None:
+            queue = self._queues[partition] = _Queue(partition)
+        return queue
+
+    # --- writing
+
+    def do_work(self) -> int:
+        entries = 0
+        if self._essentials or self._others:
+            now = self._monotonic()
+            # Essentials first, in the log and to the eye: who sees a packet finds its essentials copy there already.
+            entries = sum(self._write(queue, now, self._essentials) for queue in list(self._essentials))
+            ready = [queue for queue in self._others if not queue.held()]
+            entries += sum(self._write(queue, now, self._others) for queue in ready)
+        self._account()
+        if entries:
+            self._on_published()
+        if self._unsynced:
+            self._sync_when_due()
+        return entries
+
+    def _write(self, queue: _Queue, now: float, group: dict[_Queue, None]) -> int:
+        """Writes and publishes what waits in ``queue``, which leaves ``group`` when nothing waits any more."""
+        if queue.retry_at > now:
+            return 0
+        entries = 0
+        try:
+            tail = queue.tail or self._open(queue)
+            while queue.waiting:
+                entries += self._write_batch(queue, tail)
+            queue.reason = ""
+            del group[queue]
+        except (OSError, SegmentError) as error:
+            self._counts["write_failures"] += 1
+            queue.reason = self._reason(queue.partition, error)
+            queue.retry_at = now + RETRY_SECONDS
+        if entries and queue.tail is not None:
+            queue.tail.publish()
+            self._expire(queue.tail)
+        return entries
+
+    def _open(self, queue: _Queue) -> PartitionTail:
+        place = OnDisk(partition_dir(self._data_dir, queue.partition), self._identity, queue.partition)
+        queue.tail = tail = PartitionTail(place, self._policy, self._files, self._table)
+        self._counts["torn_tails"] += tail.recovered.torn_tails
+        self._counts["damaged"] += tail.recovered.damaged
+        self._counts["gaps"] += tail.recovered.gaps
+        return tail
+
+    def _write_batch(self, queue: _Queue, tail: PartitionTail) -> int:
+        """One batch of what waits; returns its entries, 0 when the log has all that waits already. Raises OSError."""
+        draft = Draft()
+        taken, repeats = draft.fill(queue.waiting, tail.rings)
+        if draft.values:
+            self._counts["bytes"] += tail.append(draft, self._now_ns())
+            self._counts["batches"] += 1
+            self._counts["appended"] += len(draft.values)
+            if not self._policy.sync_each:
+                self._unsynced[tail] = None
+        self._counts["repeats"] += repeats
+        del queue.waiting[:taken]
+        return len(draft.values)
+
+    def _expire(self, tail: PartitionTail) -> None:
+        try:
+            self._counts["segments_expired"] += tail.expire()
+        except OSError:
+            self._counts["expire_failures"] += 1  # the segment stays; the next batch tries again
+
+    def _account(self) -> None:
+        """Moves ``logged`` of each ring to the end of its last record before the first that still waits."""
+        held: dict[str, int] = {}
+        for queue in (*self._essentials, *self._others):
+            for part in queue.waiting:
+                held[part.ring] = min(part.before, held.get(part.ring, part.before))
+        self._logged.update(self._appended if not held else self._appended | held)
+
+    def _reason(self, partition: Partition, error: Exception) -> str:
+        what = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        return f"the local log in {self._data_dir} cannot write {partition.topic}/{partition.number}: {what}"
+
+    # --- syncing
+
+    def _sync_when_due(self) -> None:
+        now = self._monotonic()
+        if now >= self._sync_at or any(tail.unsynced_entries > UNSYNCED_ENTRIES_MAX for tail in self._unsynced):
+            self._sync_all()
+            self._sync_at = now + self._settings.sync_interval_seconds
+
+    def _sync_all(self) -> None:
+        """Puts on the device what is not there yet; blocks on it. A failure is a reason, and tried again."""
+        self._sync_reason = ""
+        for tail in list(self._unsynced):
+            try:
+                tail.sync()
+                del self._unsynced[tail]
+            except OSError as error:
+                self._counts["sync_failures"] += 1
+                self._sync_reason = f"the local log in {self._data_dir} cannot be put on its device: {error.strerror}"
+        self._counts["syncs"] += 1
+
+    # --- what it says
+
+    def logged(self, ring: str) -> int:
+        return self._logged.get(ring, 0)
+
+    def refusals(self) -> list[Refusal]:
+        """Never any: what passed the door fits into a segment."""
+        return []
+
+    def state(self) -> LogState:
+        for queue in (*self._essentials, *self._others):
+            if queue.reason:
+                return LogState(False, queue.reason)
+        return LogState(not self._sync_reason, self._sync_reason)
+
+    def value_bytes_max(self) -> int:
+        return self._settings.max_packet_bytes
+
+    def statistics(self) -> Mapping[str, int]:
+        """Counts since the start; ``partitions`` and ``open_files`` are as of now."""
+        return self._counts | {"partitions": len(self._queues), "open_files": len(self._files)}
+
+    def close(self, timeout_seconds: float) -> bool:
+        deadline = self._monotonic() + timeout_seconds
+        self.do_work()
+        while (self._essentials or self._others) and self._monotonic() < deadline:
+            time.sleep(0.01)
+            self.do_work()
+        self._sync_all()
+        self._files.close()
+        self._table.close()
+        return not (self._essentials or self._others or self._unsynced)
+
+    # --- policy
+
+    def _make_policy(self) -> TailPolicy:
+        return TailPolicy(
+            boot=boot_id(),
+            segment_bytes=self._settings.segment_bytes,
+            retention_bytes=self._settings.retention_bytes,
+            retention_ns=int(self._settings.retention_seconds * 1e9),
+            sync_each=self._settings.sync == "Each",
+            keep_ring=self._is_live,
+        )
+
+    def _is_live(self, ring: str) -> bool:
+        live = self._live_rings() if callable(self._live_rings) else self._live_rings
+        return live is None or ring in self._appended or ring.startswith(tuple(live))
+
+
+_COUNTS = (
+    "appended",
+    "bytes",
+    "batches",
+    "repeats",
+    "refused",
+    "torn_tails",
+    "damaged",
+    "gaps",
+    "segments_expired",
+    "expire_failures",
+    "syncs",
+    "sync_failures",
+    "write_failures",
+)
