@@ -1,4 +1,7 @@
-"""Import arrows point one way: control_plane -> data_plane -> shm, and bench -> client -> protos."""
+"""Import arrows point one way: control_plane -> data_plane -> shm, and bench -> client -> protos.
+
+Beside the chains, everybody may use the contract, and bench measures and watches shared memory: both are at the bottom.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ ARROWS: dict[str, set[str]] = {
     "trackside.data_plane": {"trackside.shm", "trackside.protos", "ma"},
     "trackside.control_plane": {"trackside.data_plane", "trackside.shm", "trackside.protos", "ma"},
     "trackside.client": {"trackside.protos", "ma"},
-    "trackside.bench": {"trackside.client", "trackside.protos", "ma"},
+    "trackside.bench": {"trackside.client", "trackside.shm", "trackside.protos", "ma"},
 }
 """Which of our packages each may import besides itself."""
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from project_tree import ROOT, kept_files
+from quoted_pictures import pictures, refreshed
 
 PAGES = sorted(name for name in kept_files() if name.endswith(".md"))
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -135,3 +136,24 @@ def test_dev_names_its_commands(tmp_path: Path) -> None:
     for command in ("demo", "test", "serve", "check"):
         assert f"./dev {command}" in done.stdout
     assert run_dev(tmp_path, "tset").returncode == 1
+
+
+def test_the_page_of_commands_has_every_command_and_exit_code() -> None:
+    from trackside.control_plane.cli import COMMANDS
+    from trackside.control_plane.exit_codes import MEANING
+
+    page = text_of("docs/commands.md")
+    assert all(f"| `trackside {command}` |" in page for command in COMMANDS)
+    assert [
+        f"| {int(code)} | {meaning} |"
+        for code, meaning in MEANING.items()
+        if f"| {int(code)} | {meaning} |" not in page
+    ] == []
+
+
+def test_pictures_in_pages_are_those_of_the_code() -> None:
+    page = text_of("docs/shared-memory.md")
+    again = "python tests/quoted_pictures.py docs/shared-memory.md"
+    assert page == refreshed(page, ROOT), f"write them anew: {again}"
+    layout = pictures(ROOT / "shm" / "layout.py")
+    assert all(picture in page for picture in layout), "a part of the layout is on no page"
