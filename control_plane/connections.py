@@ -1,0 +1,235 @@
+"""Connections: what NewConnection was told, under a number that nobody can guess, until CloseConnection.
+
+The table outlives the process in a journal in the run directory, above the instances, so it is there as long as the
+machine is up. Frames, one after another::
+
+    u32 length of the body | u32 CRC-32 of the body | body
+    body: u8 kind | i64 id | ConnectionDetails as serialised by the client (kind OPENED only)      all little-endian
+
+Each frame is one ``write``. A frame that a dying process left half written is the torn tail: it is cut at the next
+start, and its call had no answer.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from ma.streaming.api.v1 import api_pb2 as messages
+from ma.streaming.api.v1 import api_pb2_grpc as services
+from trackside.control_plane.statuses import BadRequest, Context, TooMuch
+from trackside.control_plane.validation import check_stream, check_text
+from trackside.data_plane.routing import Routing
+from trackside.data_plane.spec import Settings
+
+__all__ = ["DETAILS_BYTES_MAX", "TABLE_BYTES_MAX", "ConnectionService", "ConnectionTable"]
+
+log = logging.getLogger(__name__)
+
+TABLE_BYTES_MAX = 8 << 20
+"""All open connections as frames: some fifty thousand of the usual size. Twice that is needed while rewriting."""
+
+DETAILS_BYTES_MAX = 256 << 10
+"""One connection's details; ten thousand streams fit."""
+
+_HEADER = struct.Struct("<II")
+_BODY = struct.Struct("<Bq")
+_OPENED, _CLOSED = 1, 2
+
+
+class _Change(NamedTuple):
+    kind: int
+    id: int
+    details: bytes
+
+
+class ConnectionTable:
+    """Open connections by id, each as the bytes of its ConnectionDetails, unknown fields included.
+
+    One process at a time, one thread. Calls block for a write to a file in memory (the run directory is a tmpfs).
+    Raises OSError when the journal cannot be read or written; then nothing has changed.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = Path(path)
+        self._open = _read_journal(self._path)
+        self._live_bytes = sum(map(_frame_bytes, self._open.values()))
+        self._file = -1
+        self._rewrite()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def ids(self) -> list[int]:
+        return list(self._open)
+
+    def get(self, id: int) -> bytes | None:
+        return self._open.get(id)
+
+    def open(self, details: bytes) -> int:
+        """Keep ``details`` under a new random number. Raises TooMuch when the table is full."""
+        if self._live_bytes + _frame_bytes(details) > TABLE_BYTES_MAX:
+            raise TooMuch(
+                f"{len(self._open)} connections are open, together at the limit of {TABLE_BYTES_MAX} bytes; close "
+                f"those that nobody reads with CloseConnection"
+            )
+        id = self._new_id()
+        self._append(_Change(_OPENED, id, details))
+        self._open[id] = details
+        self._live_bytes += _frame_bytes(details)
+        return id
+
+    def close(self, id: int) -> bool:
+        """Forget a connection; False when there is none."""
+        if (details := self._open.get(id)) is None:
+            return False
+        self._append(_Change(_CLOSED, id, b""))
+        del self._open[id]
+        self._live_bytes -= _frame_bytes(details)
+        if self._bytes > 2 * self._live_bytes + TABLE_BYTES_MAX // 8:
+            self._rewrite()
+        return True
+
+    def statistics(self) -> dict[str, int]:
+        return {"open": len(self._open), "bytes": self._live_bytes, "journal_bytes": self._bytes}
+
+    def shut(self) -> None:
+        """Let go of the journal; the connections stay in it."""
+        os.close(self._file)
+
+    def _new_id(self) -> int:
+        while True:
+            id = secrets.randbits(63)
+            if id and id not in self._open:
+                return id
+
+    def _append(self, change: _Change) -> None:
+        frame = _frame(change)
+        try:
+            written = os.write(self._file, frame)
+            if written < len(frame):
+                raise OSError(f"{self._path}: no room for another {len(frame)} bytes")
+        except OSError:
+            os.ftruncate(self._file, self._bytes)  # half a frame must not hide those that will follow
+            raise
+        self._bytes += len(frame)
+
+    def _rewrite(self) -> None:
+        """Replace the journal by one frame for each open connection."""
+        frames = b"".join(_frame(_Change(_OPENED, id, details)) for id, details in self._open.items())
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        aside = self._path.with_name(self._path.name + ".new")
+        aside.write_bytes(frames)
+        aside.chmod(0o600)
+        os.replace(aside, self._path)
+        if self._file >= 0:
+            os.close(self._file)
+        self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        self._bytes = len(frames)
+
+
+def _frame_bytes(details: bytes) -> int:
+    return _HEADER.size + _BODY.size + len(details)
+
+
+def _frame(change: _Change) -> bytes:
+    body = _BODY.pack(change.kind, change.id) + change.details
+    return _HEADER.pack(len(body), zlib.crc32(body)) + body
+
+
+def _read_journal(path: Path) -> dict[int, bytes]:
+    """The connections that were open at its end, in the order in which they were opened."""
+    try:
+        journal = path.read_bytes()
+    except FileNotFoundError:
+        return {}
+    open_: dict[int, bytes] = {}
+    valid_bytes = 0
+    for change, end in _changes(journal):
+        valid_bytes = end
+        if change.kind == _OPENED:
+            open_[change.id] = change.details
+        else:
+            open_.pop(change.id, None)
+    if valid_bytes < len(journal):
+        log.warning("%s: %d bytes of a torn tail cut", path, len(journal) - valid_bytes)
+    return open_
+
+
+def _changes(journal: bytes) -> Iterator[tuple[_Change, int]]:
+    """Each valid frame from the beginning and where it ends; nothing behind the first that is not."""
+    start = 0
+    while start + _HEADER.size <= len(journal):
+        length, checksum = _HEADER.unpack_from(journal, start)
+        end = start + _HEADER.size + length
+        body = journal[start + _HEADER.size : end]
+        if length < _BODY.size or len(body) < length or zlib.crc32(body) != checksum:
+            return
+        kind, id = _BODY.unpack_from(body)
+        yield _Change(kind, id, body[_BODY.size :]), end
+        start = end
+
+
+class ConnectionService(services.ConnectionManagerServiceServicer):
+    """``ma.streaming.api.v1.ConnectionManagerService``. ``on_closed`` gets the id of each connection closed."""
+
+    def __init__(
+        self, table: ConnectionTable, routing: Routing, settings: Settings, on_closed: Callable[[int], None]
+    ) -> None:
+        self._table = table
+        self._routing = routing
+        self._settings = settings
+        self._on_closed = on_closed
+
+    async def NewConnection(
+        self, request: messages.NewConnectionRequest, context: Context
+    ) -> messages.NewConnectionResponse:
+        if not request.HasField("details"):
+            raise BadRequest("details", None, "the connection's details")
+        self._check(request.details)
+        id = self._table.open(request.details.SerializeToString())
+        return messages.NewConnectionResponse(connection=messages.Connection(id=id))
+
+    async def GetConnection(
+        self, request: messages.GetConnectionRequest, context: Context
+    ) -> messages.GetConnectionResponse:
+        details = self._table.get(_id_of(request))
+        if details is None:
+            return messages.GetConnectionResponse()
+        return messages.GetConnectionResponse(details=messages.ConnectionDetails.FromString(details))
+
+    async def CloseConnection(
+        self, request: messages.CloseConnectionRequest, context: Context
+    ) -> messages.CloseConnectionResponse:
+        id = _id_of(request)
+        closed = self._table.close(id)
+        if closed:
+            self._on_closed(id)
+        return messages.CloseConnectionResponse(success=closed)
+
+    def _check(self, details: messages.ConnectionDetails) -> None:
+        if (size := details.ByteSize()) > DETAILS_BYTES_MAX:
+            raise BadRequest("details", f"{size} bytes", f"at most {DETAILS_BYTES_MAX} bytes")
+        if len(details.stream_offsets) > len(details.streams):
+            raise BadRequest(
+                "details.stream_offsets",
+                f"{len(details.stream_offsets)} offsets",
+                f"at most one for each of the {len(details.streams)} streams",
+            )
+        self._routing.naming.check_data_source(details.data_source, "details.data_source")
+        for number, stream in enumerate(details.streams):
+            check_stream(f"details.streams[{number}]", details.data_source, stream, self._routing, self._settings)
+        check_text("details.session_key", details.session_key)
+        check_text("details.consumer_group", details.consumer_group)
+
+
+def _id_of(request: messages.GetConnectionRequest | messages.CloseConnectionRequest) -> int:
+    if not request.HasField("connection"):
+        raise BadRequest("connection", None, "the connection that NewConnection answered")
+    return int(request.connection.id)

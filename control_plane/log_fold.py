@@ -1,0 +1,191 @@
+"""A fold kept up to date with its partition, and the two things that callers wait for.
+
+::
+
+    port.follow --> LogFold.run --> fold.apply(entry) --> on_folded(entry, result)
+                        |                                   |
+                        |                                   +--> whoever expects this entry's identity: its result
+                        +-- next_offset ----------------------> whoever waits for the fold to have passed an offset
+
+A change is made by appending an entry with a fresh identity and waiting until the fold has passed it: the answer then
+stands on what the log says, in the order that every server sees.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Callable
+from typing import Any, Generic, Protocol, TypeVar
+
+from trackside.control_plane.background import Background
+from trackside.control_plane.log_port import Append, LogAway, LoggedEntry, LoggedRun, LogPort
+from trackside.control_plane.shared_calls import SharedCalls
+from trackside.data_plane.log import Partition
+
+__all__ = ["Fold", "LogFold", "NotSeen", "new_identity", "require_log"]
+
+log = logging.getLogger(__name__)
+
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+F = TypeVar("F", bound="Fold[Any]")
+
+
+class Fold(Protocol[R_co]):
+    def apply(self, entry: LoggedEntry) -> R_co:
+        """Take the next entry in offset order; says what that did."""
+
+
+class NotSeen(LogAway):
+    """The log took the entry, but it was not seen in time: it may still come."""
+
+
+def new_identity() -> bytes:
+    """16 random bytes by which a fold knows an entry of ours, and its repeats."""
+    return uuid.uuid4().bytes
+
+
+def require_log(port: LogPort) -> None:
+    """Raise LogAway with the reason when the log is known to be away: then nothing is appended to be found later."""
+    state = port.state()
+    if not state.available:
+        raise LogAway(f"the log is away: {state.reason}")
+
+
+def _ignore(*_: object) -> None:
+    pass
+
+
+class LogFold(Generic[R, F]):
+    """``fold`` after all entries of ``partition`` below ``next_offset``.
+
+    When the log turns out to be another one, a new fold from ``make`` takes the old one's place, ``on_restart`` is
+    called before it has taken anything, and the state counts as not loaded until it has been read again.
+    """
+
+    def __init__(
+        self,
+        port: LogPort,
+        partition: Partition,
+        make: Callable[[], F],
+        *,
+        background: Background,
+        on_folded: Callable[[LoggedEntry, R], None] = _ignore,
+        on_restart: Callable[[], None] = _ignore,
+    ) -> None:
+        self.port = port
+        self.partition = partition
+        self.fold = make()
+        self.next_offset = 0
+        self.loaded = False
+        self._make = make
+        self._on_folded = on_folded
+        self._on_restart = on_restart
+        self._expected: dict[bytes, asyncio.Future[R]] = {}
+        self._passing: set[tuple[int, asyncio.Future[None]]] = set()
+        self._load_end: int | None = None
+        self._loading: SharedCalls[None, None] = SharedCalls()
+        self._task = background.spawn(self._run(), f"fold of {partition.topic}")
+
+    @property
+    def awaited(self) -> bool:
+        """Whether anybody waits for this fold now."""
+        return bool(self._expected or self._passing or len(self._loading))
+
+    def close(self) -> None:
+        """Follow no more. Whoever still waits runs into the bound."""
+        self._task.cancel()
+
+    async def _run(self) -> None:
+        async for run in self.port.follow(self.partition, 0):
+            self.take(run)
+        raise RuntimeError(f"following {self.partition.topic} ended")
+
+    def take(self, run: LoggedRun) -> None:
+        """Fold one run; called with all of them, in order."""
+        if run.restarted:
+            self._restart()
+        for entry in run.entries:
+            result = self.fold.apply(entry)
+            self._on_folded(entry, result)
+            self._answer(entry, result)
+        self.next_offset = run.next_offset
+        for wanted, future in [waiter for waiter in self._passing if waiter[0] <= self.next_offset]:
+            self._passing.discard((wanted, future))
+            _resolve(future, None)
+
+    def _restart(self) -> None:
+        log.warning("%s is another log now, its state is built anew", self.partition.topic)
+        self.fold = self._make()
+        self.next_offset = 0
+        self.loaded = False
+        self._load_end = None
+        self._on_restart()
+
+    def _answer(self, entry: LoggedEntry, result: R) -> None:
+        if (future := self._expected.pop(entry.identity, None)) is not None:
+            _resolve(future, result)
+
+    async def change(self, data_source: str, append: Append, timeout: float) -> R:
+        """Append one entry and return what folding it did. Raises LogAway after ``timeout`` seconds.
+
+        When that is because the entry was not seen in time, it may still come; :class:`NotSeen` tells this apart.
+        """
+        require_log(self.port)
+        deadline = self._now() + timeout
+        future = self._expected[append.identity] = asyncio.get_running_loop().create_future()
+        try:
+            await self.port.append(data_source, [append], timeout)
+            return await asyncio.wait_for(future, max(0.0, deadline - self._now()))
+        except TimeoutError:
+            raise NotSeen(
+                f"{append.partition.topic}: the change was accepted, but the log did not have it after "
+                f"{timeout:g} seconds; it may still come"
+            ) from None
+        finally:
+            self._expected.pop(append.identity, None)
+
+    async def wait_passed(self, offset: int, timeout: float) -> bool:
+        """Wait until everything below ``offset`` is folded. False when the bound passed first."""
+        if self.next_offset >= offset:
+            return True
+        waiter = (offset, asyncio.get_running_loop().create_future())
+        self._passing.add(waiter)
+        try:
+            await asyncio.wait_for(waiter[1], timeout)
+        except TimeoutError:
+            return False
+        finally:
+            self._passing.discard(waiter)
+        return True
+
+    async def ensure_loaded(self, timeout: float) -> None:
+        """Wait until the fold has all that was in the partition when the first such call asked the log.
+
+        Any number of callers share one loading. Raises LogAway after ``timeout`` seconds; a later call goes on from
+        what is folded by then.
+        """
+        if not self.loaded:
+            await self._loading.call(None, lambda: self._load(timeout))
+
+    async def _load(self, timeout: float) -> None:
+        require_log(self.port)
+        deadline = self._now() + timeout
+        if self._load_end is None:
+            self._load_end = (await self.port.watermarks([self.partition], timeout))[self.partition].end
+        end = self._load_end
+        if not await self.wait_passed(end, max(0.0, deadline - self._now())):
+            raise LogAway(f"{self.partition.topic} is still being read: {self.next_offset} of {end} entries")
+        if self._load_end is None:
+            raise LogAway(f"{self.partition.topic} is another log now")
+        self.loaded = True
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+
+def _resolve(future: asyncio.Future[R], result: R) -> None:
+    if not future.done():  # its waiter may have been cancelled at this moment
+        future.set_result(result)

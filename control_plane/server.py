@@ -1,0 +1,191 @@
+"""The control plane's services on their Unix socket: sessions, connections, data formats, keys, and what gateways follow.
+
+::
+
+    gateway --passed-through calls--> [ StatusInterceptor ] --> SessionService ------> SessionChanges --> LogFold
+            --LookUpConnection------>                       --> DataFormatService ---> DataFormats -----> LogFold ...
+            --Follow---------------->                       --> ConnectionService ---> ConnectionTable (run directory)
+                                                            --> KeyService ----------> KeySource (data directory)
+                                                            --> FollowService
+
+All run on one event loop. The log is reached through a :class:`LogPort`; the process around (links, liveness, signals)
+is wired up elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import grpc
+
+from ma.streaming.api.v1 import api_pb2_grpc as api
+from ma.streaming.key_generator.v1 import key_generator_pb2_grpc as key_generator
+from trackside.control_plane.background import Background
+from trackside.control_plane.clock import SYSTEM_CLOCK, Clock
+from trackside.control_plane.connections import ConnectionService, ConnectionTable
+from trackside.control_plane.data_formats import DataFormats, DataFormatService
+from trackside.control_plane.follow import FollowService
+from trackside.control_plane.keys import KeyService, KeySource
+from trackside.control_plane.log_port import LogAway, LogPort
+from trackside.control_plane.session_changes import SessionChanges
+from trackside.control_plane.session_fold import SessionEvent
+from trackside.control_plane.sessions import SessionService
+from trackside.control_plane.statuses import StatusInterceptor
+from trackside.control_plane.streams import StreamTable
+from trackside.data_plane.routing import Routing
+from trackside.data_plane.spec import Settings
+from trackside.protos import internal_pb2_grpc as internal
+
+__all__ = ["CALLS_MAX", "ControlPlane", "serve"]
+
+log = logging.getLogger(__name__)
+
+CALLS_MAX = 2_000
+"""Calls under way at the same time; further ones are RESOURCE_EXHAUSTED."""
+
+LOAD_SECONDS = 5.0
+RETRY_SECONDS = 0.2
+
+
+def _ignore_state(_: str) -> None:
+    pass
+
+
+class ControlPlane:
+    """All services of one control-plane process. Make it inside the running event loop.
+
+    ``on_state`` gets one line for an operator saying why sessions cannot be answered yet, and "" when they can.
+    ``ready`` is set once the sessions are read from the log; connections and keys are served from :meth:`start` on.
+    ``failed`` gets the exception of a background task that should not have failed: the process must end.
+    Raises BadName (settings), KeyFileDamaged, OSError (run or data directory).
+    """
+
+    def __init__(
+        self,
+        port: LogPort,
+        settings: Settings,
+        socket_path: str,
+        epoch: int,
+        *,
+        clock: Clock = SYSTEM_CLOCK,
+        on_state: Callable[[str], None] = _ignore_state,
+    ) -> None:
+        routing = Routing(settings)
+        self.ready = asyncio.Event()
+        self._socket_path = socket_path
+        self._on_state = on_state
+        self._background = Background()
+        self._connections = ConnectionTable(Path(settings.run_dir) / "connections")
+        numbers = KeySource(settings.data_dir, settings.node_number, clock)
+        self._formats = DataFormats(port, routing, settings, numbers, self._background)
+        self._sessions: SessionChanges | None = None
+        self._follow = FollowService(epoch, self._connections, self)
+        if settings.integrate_session_management:
+            self._sessions = SessionChanges(
+                port,
+                routing,
+                settings,
+                clock,
+                self._background,
+                on_event=self._follow.on_session_event,
+                on_restart=self._on_sessions_restarted,
+            )
+        self._server = grpc.aio.server(interceptors=[StatusInterceptor()], maximum_concurrent_rpcs=CALLS_MAX)
+        self._add_services(
+            SessionService(self._sessions, StreamTable(port, routing, clock), routing, settings, clock),
+            ConnectionService(self._connections, routing, settings, self._follow.on_connection_closed),
+            KeyService(numbers),
+        )
+
+    def _add_services(self, sessions: SessionService, connections: ConnectionService, keys: KeyService) -> None:
+        api.add_SessionManagementServiceServicer_to_server(sessions, self._server)
+        api.add_ConnectionManagerServiceServicer_to_server(connections, self._server)
+        api.add_DataFormatManagerServiceServicer_to_server(DataFormatService(self._formats), self._server)
+        key_generator.add_UniqueKeyGeneratorServiceServicer_to_server(keys, self._server)
+        internal.add_ControlPlaneServicer_to_server(self._follow, self._server)  # type: ignore[no-untyped-call]
+
+    @property
+    def failed(self) -> asyncio.Future[None]:
+        return self._background.failed
+
+    async def start(self) -> None:
+        """Serve from now on, and read the sessions; does not wait for them. Raises OSError for the socket."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._socket_path)  # of a predecessor that was killed
+        try:
+            self._server.add_insecure_port(f"unix:{self._socket_path}")
+        except RuntimeError as error:
+            raise OSError(f"{self._socket_path}: cannot listen there: {error}") from None
+        await self._server.start()
+        self._background.spawn(self._load_sessions(), "loading of sessions")
+
+    async def stop(self, grace: float) -> None:
+        """Take no more calls, let those under way finish within ``grace`` seconds, then let go of everything."""
+        self._follow.end_all()
+        await self._server.stop(grace)
+        await self._background.stop()
+        self._connections.shut()
+
+    def statistics(self) -> dict[str, dict[str, int]]:
+        """Counts by part, for the status pages."""
+        return {
+            "sessions": self._sessions.fold.statistics() if self._sessions else {},
+            "connections": self._connections.statistics(),
+            "data_formats": self._formats.statistics(),
+            "follow": self._follow.statistics(),
+        }
+
+    # -- the sessions as FollowService sees them ----------------------------------------------------------------------
+
+    @property
+    def loaded(self) -> bool:
+        return self._sessions is None or self._sessions.loaded
+
+    @property
+    def next_offset(self) -> int:
+        return 0 if self._sessions is None else self._sessions.next_offset
+
+    def events_from(self, offset: int) -> list[SessionEvent]:
+        return [] if self._sessions is None else self._sessions.events_from(offset)
+
+    def _on_sessions_restarted(self) -> None:
+        self._follow.on_sessions_restarted()
+        if self.ready.is_set():
+            self._background.spawn(self._load_sessions(), "loading of sessions")
+
+    async def _load_sessions(self) -> None:
+        """Try for ever: while the log is away the server is up and says so."""
+        while self._sessions is not None:
+            try:
+                await self._sessions.ensure_loaded(LOAD_SECONDS)
+                break
+            except LogAway as away:
+                self._on_state(f"sessions cannot be read from the log: {away}")
+                await asyncio.sleep(RETRY_SECONDS)
+        self._on_state("")
+        self._follow.on_sessions_loaded()
+        self.ready.set()
+
+
+async def serve(
+    port: LogPort,
+    settings: Settings,
+    socket_path: str,
+    epoch: int,
+    *,
+    clock: Clock = SYSTEM_CLOCK,
+    on_state: Callable[[str], None] = _ignore_state,
+    grace: float = 2.0,
+) -> None:
+    """Run a control plane until this is cancelled. Raises what made a background task fail."""
+    control_plane = ControlPlane(port, settings, socket_path, epoch, clock=clock, on_state=on_state)
+    await control_plane.start()
+    try:
+        await control_plane.failed
+    finally:
+        await control_plane.stop(grace)

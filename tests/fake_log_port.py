@@ -1,0 +1,140 @@
+"""The control plane's log port over lists in memory, with the faults that a test wants to see.
+
+One :class:`FakeLog` is the cluster; every :class:`FakeLogPort` on it is one server's way to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+
+from trackside.control_plane.log_port import Append, LogAway, LoggedEntry, LoggedRun
+from trackside.data_plane.log import LogState, Partition, Watermarks
+
+FIRST_TIME_NS = 1_700_000_000_000_000_000
+"""Log time of the first entry; each further one is a second later."""
+
+
+class FakeLog:
+    def __init__(self) -> None:
+        self.partitions: defaultdict[Partition, list[LoggedEntry]] = defaultdict(list)
+        self.generation = 0
+        self._time_ns = FIRST_TIME_NS
+        self._changed: set[asyncio.Event] = set()
+
+    def append(self, partition: Partition, packet: bytes, key: bytes = b"", identity: bytes = b"") -> int:
+        """What anybody may do, other servers and programs among them. Returns the offset."""
+        entries = self.partitions[partition]
+        entries.append(LoggedEntry(len(entries), self._time_ns, key, identity, packet))
+        self._time_ns += 1_000_000_000
+        self.wake()
+        return len(entries) - 1
+
+    def restart(self) -> None:
+        """Another log takes this one's place; it is empty."""
+        self.partitions.clear()
+        self.generation += 1
+        self.wake()
+
+    def wake(self) -> None:
+        for event in self._changed:
+            event.set()
+
+    async def wait_changed(self) -> None:
+        event = asyncio.Event()
+        self._changed.add(event)
+        try:
+            await event.wait()
+        finally:
+            self._changed.discard(event)
+
+
+class FakeLogPort:
+    """One server's port. Faults are plain attributes, changed while it is in use (then call ``log.wake()``).
+
+    ``away``: why the log is away; "" when it is not. ``mute``: the log answers nothing, though nobody knows yet.
+    ``holding``: what is appended is accepted, but reaches the log at :meth:`release`. ``blind``: followers see nothing
+    new. ``echoes``: how often each own entry stands in the log. ``before_own``: called right before an own entry
+    reaches the log, as another server's append that came first.
+    """
+
+    def __init__(self, log: FakeLog | None = None) -> None:
+        self.log = log or FakeLog()
+        self.away = ""
+        self.mute = False
+        self.holding = False
+        self.blind = False
+        self.echoes = 1
+        self.before_own: Callable[[Append], None] = lambda _: None
+        self.appended: list[tuple[str, Append]] = []
+        self.asked: list[str] = []
+        self.following = 0
+        self._accepted: list[Append] = []
+
+    def state(self) -> LogState:
+        return LogState(not self.away, self.away)
+
+    async def append(self, data_source: str, appends: Sequence[Append], timeout: float) -> None:
+        self._check()
+        self.appended += [(data_source, append) for append in appends]
+        self._accepted += appends
+        if not self.holding:
+            self.release()
+
+    def release(self) -> None:
+        """What was accepted reaches the log, in order."""
+        accepted, self._accepted = self._accepted, []
+        for append in accepted:
+            self.before_own(append)
+            for _ in range(self.echoes):
+                if append.essentials:
+                    self.log.append(Partition(append.essentials, 0), append.packet, append.key, append.identity)
+                self.log.append(append.partition, append.packet, append.key, append.identity)
+
+    async def watermarks(self, partitions: Sequence[Partition], timeout: float) -> dict[Partition, Watermarks]:
+        await self._answer("watermarks", timeout)
+        return {
+            partition: Watermarks(0, len(self.log.partitions[partition]) if partition in self.log.partitions else 0)
+            for partition in partitions
+        }
+
+    async def topics(self, data_source: str, timeout: float) -> Mapping[str, int]:
+        await self._answer("topics", timeout)
+        return {topic: number + 1 for topic, number in sorted(self.log.partitions)}
+
+    async def wait_logged_so_far(self, data_source: str, timeout: float) -> bool:
+        self.asked.append(f"logged {data_source}")
+        if self.mute:
+            return False
+        self.release()
+        return True
+
+    async def follow(self, partition: Partition, offset: int) -> AsyncIterator[LoggedRun]:
+        generation = self.log.generation
+        self.following += 1
+        try:
+            while True:
+                restarted = generation != self.log.generation
+                if restarted:
+                    generation, offset = self.log.generation, 0
+                entries = self.log.partitions[partition][offset:] if partition in self.log.partitions else []
+                if restarted or (entries and not self.blind):
+                    offset += len(entries)
+                    yield LoggedRun(offset, entries, restarted)
+                else:
+                    await self.log.wait_changed()
+        finally:
+            self.following -= 1
+
+    async def _answer(self, question: str, timeout: float) -> None:
+        self.asked.append(question)
+        await asyncio.sleep(0)  # as the real one: never at once
+        self._check()
+        if self.mute:
+            await asyncio.sleep(timeout)
+            raise LogAway(f"no answer to {question} within {timeout:g} s")
+
+    def _check(self) -> None:
+        if self.away:
+            raise LogAway(self.away)
