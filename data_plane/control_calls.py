@@ -63,7 +63,7 @@ class ControlCalls:
             ],
         )
         self._stub = internal_pb2_grpc.ControlPlaneStub(self._channel)
-        self._calls = {method: self._channel.unary_unary(method) for method in PASSED_METHODS}
+        self._calls: dict[str, grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]] = {method: self._channel.unary_unary(method) for method in PASSED_METHODS}
 
     async def close(self) -> None:
         await self._channel.close(grace=0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Awaitable, Callable
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import grpc
 import uvloop
@@ -45,9 +45,10 @@ _SESSIONS = f"{_API}.SessionManagementService"
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
 Handler = Callable[[Any, Context], Awaitable[Any]]
+Method: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
-class Gateway(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types for its base class
+class Gateway(grpc.GenericRpcHandler):
     """All RPCs of this process; ``service`` is what grpc asks for a method's handler."""
 
     def __init__(self, worker: Worker) -> None:
@@ -78,11 +79,11 @@ class Gateway(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no type
 
     # -- the table of methods -----------------------------------------------------------------------------------------
 
-    def _table(self) -> dict[str, grpc.RpcMethodHandler]:
+    def _table(self) -> dict[str, Method]:
         unary = grpc.unary_unary_rpc_method_handler
         collect = grpc.stream_unary_rpc_method_handler
         stream = grpc.unary_stream_rpc_method_handler
-        table = {
+        table: dict[str, Method] = {
             f"/{_WRITER}/WriteDataPacket": unary(self._ended(self._writer.write_data_packet)),
             f"/{_WRITER}/WriteDataPackets": collect(self._ended(self._writer.write_data_packets)),
             f"/{_WRITER}/WriteInfoPacket": unary(self._ended(self._writer.write_info_packet)),
@@ -97,7 +98,7 @@ class Gateway(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no type
             table[method] = unary(self._ended(self._passed(method)))
         return table
 
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Method | None:
         return self._handlers.get(handler_call_details.method)
 
     def _passed(self, method: str) -> Handler:

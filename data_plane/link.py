@@ -189,7 +189,7 @@ _KINDS: dict[type, int] = {
     WatermarksAnswer: 33,
     Topics: 34,
 }
-_DECODERS = {kind: msgspec.msgpack.Decoder(message) for message, kind in _KINDS.items()}
+_DECODERS: dict[int, msgspec.msgpack.Decoder[Message]] = {kind: msgspec.msgpack.Decoder(message) for message, kind in _KINDS.items()}
 _encoder = msgspec.msgpack.Encoder()
 
 

@@ -68,7 +68,7 @@ class PacketWriter:
         ends: set[tuple[ProducerProxy, int]] = set()
         wants_log = self._wants_log(context)
         try:
-            while (request := await context.read()) is not grpc.aio.EOF:
+            while isinstance(request := await context.read(), bytes):  # else grpc.aio.EOF
                 accepted = await self._accept(parse(request), context)
                 messages += 1
                 last.update(accepted)

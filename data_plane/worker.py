@@ -122,7 +122,7 @@ def run_agent(worker: Worker, agent: Agent) -> None:
         liveness.heartbeat_ns = now = time.monotonic_ns()
         if done:
             idle_rounds = 0
-            liveness.busy_ns += now - begun
+            liveness.work_ns += now - begun
             continue
         if worker.stopping:
             deadline = deadline or time.monotonic() + worker.spec.settings.drain_seconds
