@@ -204,6 +204,7 @@ class _Directory:
         self._write(METRICS_OFFSET + index * METRIC_ENTRY_BYTES, 1, _metric_text(metric) or b"")
 
     def write_row(self, row: int, metric_index: int, labels: str) -> None:
+        self.cells[self.cell_index(row)] = 0
         self._write(ROWS_OFFSET + row * ROW_ENTRY_BYTES, 1 + metric_index, labels.encode())
 
     def _used(self, offset: int, entry_bytes: int, entries: int) -> int:

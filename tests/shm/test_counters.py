@@ -2,30 +2,141 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
-from trackside.shm.counters import CounterTable, Metric, create_counters, read_counters, read_metrics
+import pytest
 
-PACKETS = Metric("packets", "counter", ("topic",), "Packets.")
+from trackside.shm.counters import OTHER, REFUSED, CounterTable, Metric, create_counters, read_counters, read_metrics
+from trackside.shm.layout import METRIC_ROWS, METRICS_OFFSET, PAGE_BYTES, ROWS_OFFSET
 
-
-def test_successor_finds_its_cells_again(tmp_path: Path) -> None:
-    create_counters(tmp_path / "c", "producer-0")
-    CounterTable(tmp_path / "c").counter(PACKETS, topic="a").add(3)
-    CounterTable(tmp_path / "c").counter(PACKETS, topic="a").add(4)
-    assert ("packets", {"topic": "a"}, 7) in read_counters(tmp_path / "c")
-    assert read_metrics(tmp_path / "c")["packets"] == PACKETS
+PACKETS = Metric("packets", "counter", ("topic", "way"), "Packets that a producer appended. Look here first.")
+LAG = Metric("lag_bytes", "gauge", (), "Bytes between commit and publish.")
 
 
-def test_full_table_counts_in_other(tmp_path: Path) -> None:
-    create_counters(tmp_path / "c", "producer-0", rows=4)
-    table = CounterTable(tmp_path / "c")
-    for topic in "abcd":
-        table.counter(PACKETS, topic=topic).add(10)
-    values = {(name, labels.get("topic")): value for name, labels, value in read_counters(tmp_path / "c")}
-    assert values == {
-        ("packets", "a"): 10,
-        ("packets", "b"): 10,
-        ("counters_other", None): 20,
-        ("counters_refused", None): 2,
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    create_counters(tmp_path / "producer-0", "producer-0", rows=8)
+    return tmp_path / "producer-0"
+
+
+def values(path: Path) -> dict[tuple[str, str], int]:
+    return {(name, labels.get("topic", "")): value for name, labels, value in read_counters(path)}
+
+
+def test_counting(path: Path) -> None:
+    table = CounterTable(path)
+    a, b = table.counter(PACKETS, topic="a", way="in"), table.counter(PACKETS, topic="b", way="in")
+    a.add()
+    a.add(41)
+    b.set(7)
+    lag = table.counter(LAG)
+    lag.set(5)
+    lag.set(-1)
+    assert (a.value, b.value, lag.value) == (42, 7, 0)
+    assert values(path) == {
+        (OTHER.name, ""): 0,
+        (REFUSED.name, ""): 0,
+        ("packets", "a"): 42,
+        ("packets", "b"): 7,
+        ("lag_bytes", ""): 0,
     }
+    assert read_metrics(path)["packets"] == PACKETS and read_metrics(path)["lag_bytes"] == LAG
+
+
+def test_same_labels_same_row_whatever_their_order(path: Path) -> None:
+    table = CounterTable(path)
+    table.counter(PACKETS, topic="a", way="in").add()
+    table.counter(PACKETS, way="in", topic="a").add()
+    assert values(path)["packets", "a"] == 2
+    assert ("packets", {"topic": "7", "way": "x"}, 0) not in read_counters(path)
+    table.counter(PACKETS, topic=7, way="x")
+    assert ("packets", {"topic": "7", "way": "x"}, 0) in read_counters(path)
+
+
+def test_successor_finds_its_cells_again(path: Path) -> None:
+    first = CounterTable(path)
+    first.counter(PACKETS, topic="a", way="in").add(3)
+    first.counter(LAG).set(9)
+    first.close()
+    successor = CounterTable(path)
+    successor.counter(LAG)
+    successor.counter(PACKETS, topic="b", way="in").add(1)
+    successor.counter(PACKETS, topic="a", way="in").add(4)
+    assert (
+        values(path)["packets", "a"] == 7 and values(path)["packets", "b"] == 1 and values(path)["lag_bytes", ""] == 9
+    )
+
+
+def test_full_table_counts_in_other(path: Path) -> None:
+    table = CounterTable(path)
+    for number in range(10):  # two rows are the table's own, six are left
+        table.counter(PACKETS, topic=str(number), way="").add(10)
+    lost = table.counter(LAG)
+    lost.set(99)
+    assert lost.value == 99, "a gauge nobody can see, but no error either"
+    assert values(path)[OTHER.name, ""] == 40 and values(path)[REFUSED.name, ""] == 5
+    assert sum(values(path).values()) == 6 * 10 + 40 + 5
+    table.counter(PACKETS, topic="0", way="").add(1)
+    assert values(path)["packets", "0"] == 11, "who has a row keeps it"
+
+
+def test_labels_too_long_for_a_row_count_in_other(path: Path) -> None:
+    table = CounterTable(path)
+    table.counter(PACKETS, topic="t" * 249, way="ü" * 20).add(1)
+    table.counter(PACKETS, topic="t" * 400, way="").add(1)
+    assert values(path)["packets", "t" * 249] == 1 and values(path)[OTHER.name, ""] == 1
+
+
+def test_metric_directory_is_bounded(tmp_path: Path) -> None:
+    create_counters(tmp_path / "c", rows=512)
+    table = CounterTable(tmp_path / "c")
+    for number in range(METRIC_ROWS + 3):
+        table.counter(Metric(f"m{number}", "counter", (), "")).add(1)
+    assert len(read_metrics(tmp_path / "c")) == METRIC_ROWS
+    assert values(tmp_path / "c")[OTHER.name, ""] == 5, "two are the table's own"
+    table.counter(Metric("n" * 1000, "counter", (), "")).add(1)
+    assert values(tmp_path / "c")[OTHER.name, ""] == 6
+
+
+def test_a_help_too_long_is_left_out(path: Path) -> None:
+    CounterTable(path).counter(LAG._replace(help="x" * 1000)).add(1)
+    assert values(path)["lag_bytes", ""] == 1 and read_metrics(path)["lag_bytes"].help == ""
+
+
+def test_labels_must_be_those_of_the_metric(path: Path) -> None:
+    with pytest.raises(ValueError, match=r"packets.*\['topic'\].*\['topic', 'way'\]"):
+        CounterTable(path).counter(PACKETS, topic="a")
+
+
+def test_a_row_that_was_not_finished_is_free(path: Path) -> None:
+    """The owner died after the text and before the state."""
+    table = CounterTable(path)
+    table.counter(LAG).add(1)
+    row = ROWS_OFFSET + 2 * 384
+    assert table._directory.cells[row // 8] != 0
+    table._directory.cells[row // 8] = 0
+    successor = CounterTable(path)
+    successor.counter(PACKETS, topic="a", way="").add(1)
+    assert ("lag_bytes", "") not in values(path) and values(path)["packets", "a"] == 1
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_damage_is_left_out(path: Path, seed: int) -> None:
+    """Noise in the directories: who reads leaves out what makes no sense, the owner goes on behind it."""
+    table = CounterTable(path)
+    for number in range(3):
+        table.counter(PACKETS, topic=str(number), way="").add(number)
+    table.close()
+    image = path.read_bytes()
+    rng = random.Random(seed)
+    for _ in range(60):
+        damaged = bytearray(image)
+        for _ in range(rng.choice([1, 10, 3000])):
+            start = rng.choice([METRICS_OFFSET, ROWS_OFFSET])
+            damaged[start + rng.randrange(2000)] = rng.randrange(256)
+        path.write_bytes(damaged)
+        read_counters(path)
+        read_metrics(path)
+        CounterTable(path).counter(LAG).add(1)
+    assert len(image) % PAGE_BYTES == 0
