@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -163,13 +164,16 @@ def test_ctrl_c_is_no_traceback(monkeypatch: pytest.MonkeyPatch, capfd: pytest.C
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_a_closed_pipe_is_no_error() -> None:
-    """``trackside check-config | head -1``; the pipe's reader has gone before anything is written."""
-    program = (
-        "import sys; from trackside.control_plane import cli; sys.stdin.read(); sys.exit(cli.run(['check-config']))"
-    )
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_closed_pipe_is_no_error(unbuffered: str) -> None:
+    """``trackside version | true``: the pipe's reader has gone before anything is written, by print or at the end."""
+    program = "import sys; from trackside.control_plane import cli; sys.stdin.read(); sys.exit(cli.run(['version']))"
     with subprocess.Popen(
-        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-c", program],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
