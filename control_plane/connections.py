@@ -12,6 +12,7 @@ start, and its call had no answer.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import secrets
@@ -93,7 +94,10 @@ class ConnectionTable:
         del self._open[id]
         self._live_bytes -= _frame_bytes(details)
         if self._bytes > 2 * self._live_bytes + TABLE_BYTES_MAX // 8:
-            self._rewrite()
+            try:
+                self._rewrite()
+            except OSError as error:  # the journal goes on as it is
+                log.warning("%s: cannot be rewritten: %s", self._path, error)
         return True
 
     def statistics(self) -> dict[str, int]:
@@ -114,7 +118,7 @@ class ConnectionTable:
         try:
             written = os.write(self._file, frame)
             if written < len(frame):
-                raise OSError(f"{self._path}: no room for another {len(frame)} bytes")
+                raise OSError(errno.ENOSPC, f"no room for another {len(frame)} bytes", str(self._path))
         except OSError:
             os.ftruncate(self._file, self._bytes)  # half a frame must not hide those that will follow
             raise

@@ -174,7 +174,8 @@ class LogFold(Generic[R, F]):
         require_log(self.port)
         deadline = self._now() + timeout
         if self._load_end is None:
-            self._load_end = (await self.port.watermarks([self.partition], timeout))[self.partition].end
+            marks = (await self.port.watermarks([self.partition], timeout))[self.partition]
+            self._load_end = marks.end if marks.earliest < marks.end else 0  # all expired: there is nothing to read
         end = self._load_end
         if not await self.wait_passed(end, max(0.0, deadline - self._now())):
             raise LogAway(f"{self.partition.topic} is still being read: {self.next_offset} of {end} entries")

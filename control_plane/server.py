@@ -134,7 +134,7 @@ class ControlPlane:
     def statistics(self) -> dict[str, dict[str, int]]:
         """Counts by part, for the status pages."""
         return {
-            "sessions": self._sessions.fold.statistics() if self._sessions else {},
+            "sessions": self._sessions.statistics() if self._sessions else {},
             "connections": self._connections.statistics(),
             "data_formats": self._formats.statistics(),
             "follow": self._follow.statistics(),

@@ -124,6 +124,11 @@ class SessionChanges:
     def events_from(self, offset: int) -> list[SessionEvent]:
         return self.fold.events_from(offset)
 
+    def statistics(self) -> dict[str, int]:
+        """The fold's, and how many changes wait for their turn, and created sessions that may still appear."""
+        pending = sum(map(len, self._pending.values()))
+        return {**self.fold.statistics(), "changes_pending": pending, "given_up": len(self._given_up)}
+
     async def ensure_loaded(self, timeout: float = CHANGE_SECONDS) -> None:
         await self._log.ensure_loaded(timeout)
 

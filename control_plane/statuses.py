@@ -5,6 +5,7 @@ Services raise the errors below (or let LogAway pass); :class:`StatusInterceptor
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeAlias
@@ -52,6 +53,8 @@ def status_of(error: Exception) -> tuple[grpc.StatusCode, str] | None:
     if isinstance(error, LogAway | NotReady):
         return grpc.StatusCode.UNAVAILABLE, str(error)
     if isinstance(error, TooMuch):
+        return grpc.StatusCode.RESOURCE_EXHAUSTED, str(error)
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return grpc.StatusCode.RESOURCE_EXHAUSTED, str(error)
     if isinstance(error, NotImplementedError):  # as the generated base classes raise it
         return grpc.StatusCode.UNIMPLEMENTED, "not served here"

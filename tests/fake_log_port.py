@@ -19,6 +19,7 @@ FIRST_TIME_NS = 1_700_000_000_000_000_000
 class FakeLog:
     def __init__(self) -> None:
         self.partitions: defaultdict[Partition, list[LoggedEntry]] = defaultdict(list)
+        self.earliest: dict[Partition, int] = {}
         self.generation = 0
         self._time_ns = FIRST_TIME_NS
         self._changed: set[asyncio.Event] = set()
@@ -30,6 +31,11 @@ class FakeLog:
         self._time_ns += 1_000_000_000
         self.wake()
         return len(entries) - 1
+
+    def watermarks(self, partition: Partition) -> Watermarks:
+        if partition not in self.partitions:
+            return Watermarks(0, 0)
+        return Watermarks(self.earliest.get(partition, 0), len(self.partitions[partition]))
 
     def restart(self) -> None:
         """Another log takes this one's place; it is empty."""
@@ -55,8 +61,8 @@ class FakeLogPort:
 
     ``away``: why the log is away; "" when it is not. ``mute``: the log answers nothing, though nobody knows yet.
     ``holding``: what is appended is accepted, but reaches the log at :meth:`release`. ``blind``: followers see nothing
-    new. ``echoes``: how often each own entry stands in the log. ``before_own``: called right before an own entry
-    reaches the log, as another server's append that came first.
+    new. ``parked``: some of what was accepted does not reach the log within any bound. ``echoes``: how often each own entry stands in the log. ``before_own``: called right before an own entry
+    reaches the log, as another server's append that came first; ``after_own`` right after it.
     """
 
     def __init__(self, log: FakeLog | None = None) -> None:
@@ -65,8 +71,10 @@ class FakeLogPort:
         self.mute = False
         self.holding = False
         self.blind = False
+        self.parked = False
         self.echoes = 1
         self.before_own: Callable[[Append], None] = lambda _: None
+        self.after_own: Callable[[Append], None] = lambda _: None
         self.appended: list[tuple[str, Append]] = []
         self.asked: list[str] = []
         self.following = 0
@@ -91,13 +99,11 @@ class FakeLogPort:
                 if append.essentials:
                     self.log.append(Partition(append.essentials, 0), append.packet, append.key, append.identity)
                 self.log.append(append.partition, append.packet, append.key, append.identity)
+            self.after_own(append)
 
     async def watermarks(self, partitions: Sequence[Partition], timeout: float) -> dict[Partition, Watermarks]:
         await self._answer("watermarks", timeout)
-        return {
-            partition: Watermarks(0, len(self.log.partitions[partition]) if partition in self.log.partitions else 0)
-            for partition in partitions
-        }
+        return {partition: self.log.watermarks(partition) for partition in partitions}
 
     async def topics(self, data_source: str, timeout: float) -> Mapping[str, int]:
         await self._answer("topics", timeout)
@@ -105,10 +111,9 @@ class FakeLogPort:
 
     async def wait_logged_so_far(self, data_source: str, timeout: float) -> bool:
         self.asked.append(f"logged {data_source}")
-        if self.mute:
-            return False
-        self.release()
-        return True
+        while self._accepted and not self.parked:
+            await self.log.wait_changed()
+        return not self.parked
 
     async def follow(self, partition: Partition, offset: int) -> AsyncIterator[LoggedRun]:
         generation = self.log.generation
@@ -118,6 +123,7 @@ class FakeLogPort:
                 restarted = generation != self.log.generation
                 if restarted:
                     generation, offset = self.log.generation, 0
+                offset = max(offset, self.log.earliest.get(partition, 0))
                 entries = self.log.partitions[partition][offset:] if partition in self.log.partitions else []
                 if restarted or (entries and not self.blind):
                     offset += len(entries)

@@ -211,11 +211,17 @@ def test_ending_twice_writes_one_packet_and_answers_the_same() -> None:
     async def scenario() -> None:
         async with running() as server:
             key = await create(server)
-            server.port.log.append(Partition("Car", 0), b"")
-            first, other = await asyncio.gather(end(server, key), end(server, key))
+            server.port.holding = True
+            await server.port.append("Car", [Append(Partition("Car", 0), b"", b"", b"")], 1)
+            ending = asyncio.gather(*(end(server, key) for _ in range(20)))
+            await until(lambda: "logged Car" in server.port.asked)
+            await asyncio.gather(*(info_of(server, key) for _ in range(20)))  # so that all twenty have arrived
+            server.port.holding = False
+            server.port.release()
+            first, *others = await ending
             server.port.log.append(Partition("Car", 0), b"")
             again = await end(server, key, termination_time={"seconds": 5})
-            assert first == other == again
+            assert all(other == first for other in (*others, again))
             assert first.success and first.end_session.topic_partition_offsets["Car:0"] == 1
             assert first.end_session.data_source == "Car"
             assert len(packets(server.port.log, "EndOfSession")) == 1
@@ -240,10 +246,34 @@ def test_end_offsets_cover_what_was_accepted_before_the_call() -> None:
             key = await create(server)
             server.port.holding = True
             await server.port.append("Car", [Append(Partition("Car", 0), b"", b"", b"")] * 3, 1)
+            server.port.asked.clear()
             ending = asyncio.ensure_future(end(server, key))
-            await until(lambda: len(server.port.appended) == 5)  # 1 NewSession, 3 data packets, 1 EndOfSession
+            await until(lambda: bool(server.port.asked))
+            server.port.holding = False
             server.port.release()
             assert (await ending).end_session.topic_partition_offsets["Car:0"] == 3
+
+    run(scenario())
+
+
+def test_a_session_ends_also_when_some_of_its_packets_are_parked(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        async with running() as server:
+            key = await create(server)
+            server.port.parked = True
+            assert (await end(server, key)).success
+
+    run(scenario())
+    assert "do not cover the rest" in caplog.text
+
+
+def test_a_session_log_whose_entries_have_all_expired_is_loaded() -> None:
+    async def scenario() -> None:
+        port = FakeLogPort()
+        write_info(port.log, "k", identifier="old")
+        port.log.earliest[SESSIONS] = 1
+        async with running(port) as server:
+            assert not (await info_of(server, "k")).success
 
     run(scenario())
 
@@ -295,9 +325,7 @@ def test_a_session_whose_creator_went_away_is_ended_when_it_appears() -> None:
             call = server.sessions.CreateSession(messages.CreateSessionRequest(data_source="Car"))
             await until(lambda: bool(server.port.appended))
             call.cancel()
-            await until(
-                lambda: server.control_plane._sessions is not None and bool(server.control_plane._sessions._given_up)
-            )
+            await until(lambda: server.control_plane.statistics()["sessions"]["given_up"] == 1)
             server.port.holding = False
             server.port.release()
             await until(lambda: bool(packets(server.port.log, "EndOfSession")))
@@ -326,12 +354,14 @@ def test_before_the_log_was_read_nobody_is_told_that_a_session_is_unknown() -> N
         async with running(port) as first:
             key = await create(first)
         port.away = "the broker is being started"
+        port.blind = True
         async with running(port, ready=False) as server:
             code, text = await refused(info_of(server, key))
             assert code is grpc.StatusCode.UNAVAILABLE and "being started" in text
             await until(lambda: bool(server.states))
             assert "being started" in server.states[0]
-            port.away = ""
+            port.away, port.blind = "", False
+            port.log.wake()
             await server.control_plane.ready.wait()
             assert server.states[-1] == ""
             assert (await info_of(server, key)).success
@@ -398,6 +428,27 @@ def test_another_servers_change_between_is_kept() -> None:
     run(scenario())
 
 
+def test_a_third_servers_later_change_stays_when_ours_is_appended_again() -> None:
+    async def scenario() -> None:
+        async with running() as server:
+            key = await create(server, identifier="A")
+
+            def theirs(_: Append) -> None:
+                server.port.before_own = lambda _: None
+                write_info(server.port.log, key, identifier="theirs", details={"theirs": "1"})
+
+            def third(_: Append) -> None:
+                server.port.after_own = lambda _: None
+                write_info(server.port.log, key, identifier="third")
+
+            server.port.before_own, server.port.after_own = theirs, third
+            assert await detail(server, key, ours="1")
+            info = await info_of(server, key)
+            assert (info.identifier, info.details) == ("third", {"theirs": "1", "ours": "1"})
+
+    run(scenario())
+
+
 def test_two_servers_that_change_one_session_at_once_converge() -> None:
     async def scenario() -> None:
         log = FakeLog()
@@ -439,8 +490,11 @@ def test_when_the_log_is_another_one_the_sessions_are_those_of_the_other() -> No
     async def scenario() -> None:
         async with running() as server:
             gone = await create(server)
+            server.port.away = "the other log is being started"
             server.port.log.restart()
             await until(lambda: server.control_plane.next_offset == 0)
+            assert (await refused(info_of(server, gone)))[0] is grpc.StatusCode.UNAVAILABLE
+            server.port.away = ""
             assert not (await info_of(server, gone)).success
             key = await create(server)
             answer = await server.sessions.GetCurrentSessions(messages.GetCurrentSessionsRequest(data_source="Car"))
@@ -481,13 +535,23 @@ def test_a_change_that_makes_a_session_too_large_harms_no_other_of_the_same_mome
     async def scenario() -> None:
         async with running(max_packet_bytes=128 << 10) as server:
             key = await create(server)
-            large = detail(server, key, large="x" * 66_000)
-            code, text = (await asyncio.gather(refused(large), rename(server, key, "A"), associate(server, key, "b")))[
-                0
+            server.port.holding = True
+            first = asyncio.ensure_future(detail(server, key, first="1"))
+            await until(lambda: len(server.port.appended) == 2)
+            calls = [
+                refused(detail(server, key, large="x" * 66_000)),
+                rename(server, key, "A"),
+                associate(server, key, "b"),
             ]
+            together = asyncio.gather(*calls)
+            await until(lambda: server.control_plane.statistics()["sessions"]["changes_pending"] == 3)
+            server.port.holding = False
+            server.port.release()
+            assert await first
+            code, text = (await together)[0]
             assert code is grpc.StatusCode.INVALID_ARGUMENT and text.startswith("details: ") and "65536" in text
             info = await info_of(server, key)
-            assert (info.identifier, list(info.associate_session_keys), len(info.details)) == ("A", ["b"], 0)
+            assert (info.identifier, list(info.associate_session_keys), info.details) == ("A", ["b"], {"first": "1"})
 
     run(scenario())
 
