@@ -16,7 +16,7 @@ from trackside.control_plane.log_port import Append, LogAway, LoggedEntry, Logge
 from trackside.control_plane.server import ControlPlane
 from trackside.data_plane.frame import Frame
 from trackside.data_plane.log import LogState, Partition, Watermarks
-from trackside.data_plane.peer import LogUnavailable, Peer, RingFull
+from trackside.data_plane.peer import LogUnavailable, Parcel, Peer, RingFull
 from trackside.data_plane.record import Record, Route
 from trackside.data_plane.worker import Worker, play
 from trackside.protos.internal_pb2 import ReadPacketsResponseView
@@ -47,7 +47,7 @@ class LinkedLog:
         routes = [Route(*a.partition, a.key, a.essentials, a.identity) for a in appends]
         record = Record(routes, list(range(len(appends))), [append.packet for append in appends])
         try:
-            await self._peer.append({producer: [record]}, timeout)
+            await self._peer.append({producer: Parcel([record])}, timeout)
         except (RingFull, LogUnavailable) as error:
             raise LogAway(str(error)) from None
 

@@ -8,13 +8,13 @@ published, so a refused one leaves nothing behind.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from google.protobuf.message import DecodeError
 
 from ma.streaming.api.v1 import api_pb2
 from ma.streaming.open_data.v1.open_data_pb2 import Packet
-from trackside.data_plane.peer import Peer, ProducerProxy
+from trackside.data_plane.peer import Parcel, Peer, ProducerProxy
 from trackside.data_plane.record import RECORD_BYTES_MAX, Record, Route
 from trackside.data_plane.routing import BadName, Routing
 from trackside.data_plane.spec import Settings
@@ -25,18 +25,30 @@ from trackside.protos.internal_pb2 import (
     WriteInfoPacketRequestView,
 )
 
-__all__ = ["KEY_BYTES_MAX", "BadRequest", "Door", "Records"]
+__all__ = ["KEY_BYTES_MAX", "BadRequest", "Door", "Parcels"]
 
 KEY_BYTES_MAX = 1024
 """Longest session key: a GUID has 36 bytes, and the key stands in every table of every record and frame."""
 
-Records = dict[ProducerProxy, list[Record]]
+WAYS_MAX = 1 << 14
+"""Streams whose way is remembered; when there are more all are found again, so that invented names cost no memory."""
+
+Parcels = dict[ProducerProxy, Parcel]
 
 _View = TypeVar("_View", WriteDataPacketRequestView, WriteDataPacketsRequestView, WriteInfoPacketRequestView)
 
 
 class BadRequest(Exception):
     """What the client sent cannot be accepted, now or later. Becomes INVALID_ARGUMENT."""
+
+
+class _Way(NamedTuple):
+    """Where packets of one stream go: found once a name, kept by the door."""
+
+    producer: ProducerProxy
+    topic: str
+    number: int
+    essentials: str
 
 
 class _Sheaf:
@@ -47,87 +59,102 @@ class _Sheaf:
         self._begin()
 
     def _begin(self) -> None:
-        self._rows: dict[tuple[str, int, bytes, str], int] = {}
+        self._rows: dict[tuple[_Way, str, bool], int] = {}
         self._bytes = 0
         self._record = Record([], [], [])
         self.records.append(self._record)
 
-    def add(self, topic: str, partition: int, key: bytes, essentials: str, packet: bytes) -> None:
+    def add(self, way: _Way, session_key: str, is_essential: bool, packet: bytes) -> None:
         if self._bytes and self._bytes + len(packet) > RECORD_BYTES_MAX:
             self._begin()
-        record = self._record
-        row = self._rows.get((topic, partition, key, essentials))
+        row = self._rows.get((way, session_key, is_essential))
         if row is None:
-            row = self._rows[topic, partition, key, essentials] = len(record.routes)
-            record.routes.append(Route(topic, partition, key, essentials))
-            self._bytes += len(key) + 256  # an upper bound of the row: a topic has at most 249 bytes
-        record.indexes.append(row)
-        record.packets.append(packet)
+            row = self._add_row(way, session_key, is_essential)
+        self._record.indexes.append(row)
+        self._record.packets.append(packet)
         self._bytes += len(packet) + 10
+
+    def _add_row(self, way: _Way, session_key: str, is_essential: bool) -> int:
+        """Raises BadRequest for a key that is too long."""
+        key = _key(session_key, "session_key")
+        routes = self._record.routes
+        row = self._rows[way, session_key, is_essential] = len(routes)
+        routes.append(Route(way.topic, way.number, key, way.essentials if is_essential else ""))
+        self._bytes += len(key) + 512  # an upper bound of the row: a topic has at most 249 bytes
+        return row
 
 
 class Door:
+    """One a gateway; runs on its loop's thread."""
+
     def __init__(self, routing: Routing, peer: Peer, settings: Settings) -> None:
         self._routing = routing
         self._peer = peer
-        self._packet_bytes_max = settings.max_packet_bytes
+        self._ways: dict[tuple[str, str], _Way] = {}
 
-    def data_packet(self, request: bytes) -> Records:
-        """Records of one WriteDataPacketRequest. Raises BadRequest."""
+    def data_packet(self, request: bytes) -> Parcels:
+        """The parcels of one WriteDataPacketRequest. Raises BadRequest."""
         view = _parse(WriteDataPacketRequestView, request)
         if not view.HasField("detail"):
             raise BadRequest("detail: missing; it must hold the packet and its data source")
-        return self._records([view.detail], "detail")
+        return self._parcels([view.detail], "detail")
 
-    def data_packets(self, request: bytes) -> Records:
-        """Records of one WriteDataPacketsRequest; an empty one makes none. Raises BadRequest."""
-        return self._records(_parse(WriteDataPacketsRequestView, request).details, "details")
+    def data_packets(self, request: bytes) -> Parcels:
+        """The parcels of one WriteDataPacketsRequest; an empty one makes none. Raises BadRequest."""
+        return self._parcels(_parse(WriteDataPacketsRequestView, request).details, "details")
 
-    def info_packet(self, request: bytes) -> Records:
-        """Records of one WriteInfoPacketRequest (the streamed message has the same fields). Raises BadRequest."""
+    def info_packet(self, request: bytes) -> Parcels:
+        """The parcel of one WriteInfoPacketRequest (the streamed message has the same fields). Raises BadRequest."""
         view = _parse(WriteInfoPacketRequestView, request)
         if not view.HasField("message"):
             raise BadRequest("message: missing")
         producer = self._peer.producer_of("")
-        packet = self._packet(view.message, "message", producer)
+        packet = _packet(view.message, producer)
         key = _key(packet.session_key, "message.session_key")
         is_status = view.type == api_pb2.INFO_TYPE_SYSTEM_STATUS
         partition = self._routing.system_status if is_status else self._routing.session_info
-        return {producer: [Record([Route(*partition, key)], [0], [view.message])]}
+        return {producer: Parcel([Record([Route(*partition, key)], [0], [view.message])])}
 
-    def _records(self, details: Iterable[DataPacketDetailsView], field: str) -> Records:
+    def _parcels(self, details: Iterable[DataPacketDetailsView], field: str) -> Parcels:
         sheaves: dict[ProducerProxy, _Sheaf] = {}
-        route, producer_of = self._routing.route, self._peer.producer_of
-        for index, detail in enumerate(details):
-            try:
-                topic, number = route(detail.data_source, detail.stream)
-                essentials = self._routing.essentials_topic(detail.data_source)
-            except BadName as error:
-                raise BadRequest(f"{_place(field, index)}.{error}") from None
-            if not detail.HasField("message"):
-                raise BadRequest(f"{_place(field, index)}.message: missing")
-            producer = producer_of(detail.data_source)
-            packet = self._packet(detail.message, f"{_place(field, index)}.message", producer)
-            key = _key(detail.session_key, f"{_place(field, index)}.session_key")
-            sheaf = sheaves.get(producer)
-            if sheaf is None:
-                sheaf = sheaves[producer] = _Sheaf()
-            sheaf.add(topic, number, key, essentials if packet.is_essential else "", detail.message)
-        return {producer: sheaf.records for producer, sheaf in sheaves.items()}
-
-    def _packet(self, data: bytes, field: str, producer: ProducerProxy) -> Packet:
-        """Parsed to be sure that every reader can parse it, and for what the server must know of it."""
-        limit = min(self._packet_bytes_max, producer.value_bytes_max)
-        if len(data) > limit:
-            raise BadRequest(f"{field}: {len(data)} bytes; a packet may have at most {limit}")
+        index = 0
         try:
-            return Packet.FromString(data)
-        except DecodeError:
-            raise BadRequest(f"{field}: no ma.streaming.open_data.v1.Packet ({len(data)} bytes)") from None
+            for index, detail in enumerate(details):  # noqa: B007 - the place of the error, if there is one
+                self._add(sheaves, detail)
+        except (BadRequest, BadName) as error:
+            place = f"{field}[{index}]" if field == "details" else field
+            raise BadRequest(f"{place}.{error}") from None
+        return {producer: Parcel(sheaf.records) for producer, sheaf in sheaves.items()}
+
+    def _add(self, sheaves: dict[ProducerProxy, _Sheaf], detail: DataPacketDetailsView) -> None:
+        data_source, stream, message = detail.data_source, detail.stream, detail.message
+        way = self._ways.get((data_source, stream)) or self._find_way(data_source, stream)
+        if not message and not detail.HasField("message"):
+            raise BadRequest("message: missing")
+        packet = _packet(message, way.producer)
+        sheaf = sheaves.get(way.producer)
+        if sheaf is None:
+            sheaf = sheaves[way.producer] = _Sheaf()
+        sheaf.add(way, detail.session_key, packet.is_essential, message)
+
+    def _find_way(self, data_source: str, stream: str) -> _Way:
+        """Raises BadName."""
+        topic, number = self._routing.route(data_source, stream)
+        essentials = self._routing.essentials_topic(data_source)
+        if len(self._ways) >= WAYS_MAX:
+            self._ways.clear()
+        way = self._ways[data_source, stream] = _Way(self._peer.producer_of(data_source), topic, number, essentials)
+        return way
 
 
-def _place(field: str, index: int) -> str:
-    return f"{field}[{index}]" if field == "details" else field
+def _packet(data: bytes, producer: ProducerProxy) -> Packet:
+    """Parsed to be sure that every reader can parse it, and for what the server must know of it. Raises BadRequest."""
+    if len(data) > producer.value_bytes_max:
+        raise BadRequest(f"message: {len(data)} bytes; a packet may have at most {producer.value_bytes_max}")
+    try:
+        return Packet.FromString(data)
+    except DecodeError:
+        raise BadRequest(f"message: no ma.streaming.open_data.v1.Packet ({len(data)} bytes)") from None
 
 
 def _key(session_key: str, field: str) -> bytes:

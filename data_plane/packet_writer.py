@@ -13,7 +13,7 @@ from typing import Any
 
 import grpc
 
-from trackside.data_plane.door import BadRequest, Door, Records
+from trackside.data_plane.door import BadRequest, Door, Parcels
 from trackside.data_plane.metrics import GatewayCounters
 from trackside.data_plane.peer import Accepted, LogUnavailable, Peer, ProducerProxy, RingFull
 from trackside.data_plane.spec import Settings
@@ -27,7 +27,7 @@ DEADLINE_RESERVE_SECONDS = 0.05
 """A wait ends this long before the client's deadline, so that the refusal still reaches it."""
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
-Parse = Callable[[bytes], Records]
+Parse = Callable[[bytes], Parcels]
 
 
 class _NotLogged(Exception):
@@ -86,15 +86,14 @@ class PacketWriter:
             raise
         return b""
 
-    async def _accept(self, records: Records, context: Context) -> Accepted:
-        accepted = self._peer.try_append(records)
+    async def _accept(self, parcels: Parcels, context: Context) -> Accepted:
+        accepted = self._peer.try_append(parcels)
         if accepted is None:
-            accepted = await self._peer.append(records, self._bound(context))
+            accepted = await self._peer.append(parcels, self._bound(context))
         self._count.messages.add(1)
-        for several in records.values():
-            for record in several:
-                self._count.packets.add(len(record.packets))
-                self._count.bytes.add(sum(map(len, record.packets)))
+        for parcel in parcels.values():
+            self._count.packets.add(parcel.packets)
+            self._count.bytes.add(parcel.bytes)
         return accepted
 
     async def _logged(

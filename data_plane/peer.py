@@ -11,7 +11,7 @@ import asyncio
 import heapq
 import itertools
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from trackside.data_plane.frame import decode_frame
 from trackside.data_plane.link import (
@@ -40,7 +40,7 @@ from trackside.shm.fence import full_fence
 from trackside.shm.liveness import WorkerState
 from trackside.shm.ring import RingReader, RingWriter
 
-__all__ = ["Accepted", "ConsumerProxy", "LogUnavailable", "Peer", "ProducerProxy", "RingFull", "topic_bytes_of"]
+__all__ = ["Accepted", "ConsumerProxy", "LogUnavailable", "Parcel", "Peer", "ProducerProxy", "RingFull"]
 
 TICK_SECONDS = 0.1
 WAITING_TICK_SECONDS = 0.02
@@ -59,15 +59,30 @@ class LogUnavailable(Exception):
     """The log or the process in front of it is away. Becomes UNAVAILABLE; the text says what is away and why."""
 
 
-def topic_bytes_of(record: Record) -> Counter[str]:
-    """How many bytes of packets a record holds for each topic, copies included."""
-    sizes: Counter[str] = Counter()
-    for index, packet in zip(record.indexes, record.packets, strict=True):
-        route = record.routes[index]
-        sizes[route.topic] += len(packet)
-        if route.essentials:
-            sizes[route.essentials] += len(packet)
-    return sizes
+class Parcel:
+    """What one request has for one producer: its records as a ring takes them, and how much of what it is."""
+
+    __slots__ = ("bodies", "bytes", "packets", "sizes")
+
+    def __init__(self, records: Iterable[Record]) -> None:
+        self.bodies: list[tuple[int, int, bytes]] = []
+        self.sizes: Counter[str] = Counter()  # bytes of packets by topic, copies included
+        self.packets = 0
+        self.bytes = 0
+        for record in records:
+            self.bodies.append((PACKETS, len(record.packets), encode_record(record)))
+            self._count(record)
+
+    def _count(self, record: Record) -> None:
+        by_row = [0] * len(record.routes)
+        for row, size in zip(record.indexes, map(len, record.packets), strict=True):
+            by_row[row] += size
+        for route, size in zip(record.routes, by_row, strict=True):
+            self.sizes[route.topic] += size
+            if route.essentials:
+                self.sizes[route.essentials] += size
+        self.packets += len(record.packets)
+        self.bytes += sum(by_row)
 
 
 class _LinkProxy:
@@ -113,7 +128,7 @@ class ProducerProxy(_LinkProxy):
         """Shares are recomputed from the ring itself, so that no account can leak with a predecessor's death."""
         for found in self.down.walk(self.down.commit_position, self.down.publish_position):
             if found.kind == PACKETS:
-                self._note(found.end, topic_bytes_of(decode_record(found.body)))
+                self._note(found.end, Parcel([decode_record(found.body)]).sizes)
 
     def _note(self, end: int, sizes: Counter[str]) -> None:
         self._in_ring.append((end, sizes))
@@ -143,11 +158,15 @@ class ProducerProxy(_LinkProxy):
                 return topic
         return None
 
-    def publish(self, bodies: Sequence[tuple[int, int, bytes]], sizes: Counter[str]) -> int | None:
-        position = self.down.try_publish(bodies)
-        if position is not None:
-            self._note(position, sizes)
-            self.doorbell.ring_if_asleep()
+    def has_room(self, parcel: Parcel) -> bool:
+        return not self.blocked_topic(parcel.sizes) and self.down.fits([len(body) for _, _, body in parcel.bodies])
+
+    def publish(self, parcel: Parcel) -> int:
+        """Only after ``has_room``: nobody else writes this ring."""
+        position = self.down.try_publish(parcel.bodies)
+        assert position is not None
+        self._note(position, parcel.sizes)
+        self.doorbell.ring_if_asleep()
         return position
 
     def when_committed(self, position: int) -> asyncio.Future[None]:
@@ -203,7 +222,7 @@ class _Submission:
 
     __slots__ = ("blocked_by", "future", "parts")
 
-    def __init__(self, parts: list[tuple[ProducerProxy, list[tuple[int, int, bytes]], Counter[str]]]) -> None:
+    def __init__(self, parts: Mapping[ProducerProxy, Parcel]) -> None:
         self.parts = parts
         self.future: asyncio.Future[Accepted] = asyncio.get_running_loop().create_future()
         self.blocked_by: str | None = None
@@ -334,22 +353,21 @@ class Peer:
     def consumer_of(self, name: str) -> ConsumerProxy:
         return self.consumers[self._routing.owner(name, len(self.consumers))]
 
-    def try_append(self, records: Mapping[ProducerProxy, list[Record]]) -> Accepted | None:
-        """Publish a request's records: all of them, with one cursor store a ring, or (None) nothing at all.
+    def try_append(self, parcels: Mapping[ProducerProxy, Parcel]) -> Accepted | None:
+        """Publish a request's parcels: all of them, with one cursor store a ring, or (None) nothing at all.
 
         None also while older requests wait for room: nobody is overtaken.
         """
         if self._submissions:
             return None
-        return self._try(self._parts(records))
+        return self._try(parcels)
 
-    async def append(self, records: Mapping[ProducerProxy, list[Record]], timeout: float) -> Accepted:
+    async def append(self, parcels: Mapping[ProducerProxy, Parcel], timeout: float) -> Accepted:
         """As :meth:`try_append`, waiting up to ``timeout`` seconds for room. Raises RingFull or LogUnavailable."""
-        parts = self._parts(records)
-        accepted = None if self._submissions else self._try(parts)
+        accepted = self.try_append(parcels)
         if accepted is not None:
             return accepted
-        submission = _Submission(parts)
+        submission = _Submission(parcels)
         self._submissions.append(submission)
         self._settle()
         try:
@@ -364,28 +382,10 @@ class Peer:
                 self._submissions.remove(submission)
 
     @staticmethod
-    def _parts(
-        records: Mapping[ProducerProxy, list[Record]],
-    ) -> list[tuple[ProducerProxy, list[tuple[int, int, bytes]], Counter[str]]]:
-        return [
-            (
-                producer,
-                [(PACKETS, len(record.packets), encode_record(record)) for record in several],
-                sum((topic_bytes_of(record) for record in several), Counter()),
-            )
-            for producer, several in records.items()
-        ]
-
-    def _try(self, parts: list[tuple[ProducerProxy, list[tuple[int, int, bytes]], Counter[str]]]) -> Accepted | None:
-        for producer, bodies, sizes in parts:
-            if producer.blocked_topic(sizes) or not producer.down.fits([len(body) for _, _, body in bodies]):
-                return None
-        accepted: Accepted = []
-        for producer, bodies, sizes in parts:  # the room was found above and nobody else writes these rings
-            position = producer.publish(bodies, sizes)
-            assert position is not None
-            accepted.append((producer, position))
-        return accepted
+    def _try(parcels: Mapping[ProducerProxy, Parcel]) -> Accepted | None:
+        if not all(producer.has_room(parcel) for producer, parcel in parcels.items()):
+            return None
+        return [(producer, producer.publish(parcel)) for producer, parcel in parcels.items()]
 
     def _admit(self) -> None:
         """Let waiting requests in, oldest first; one that waits for its topic's share holds up only its topic."""
@@ -393,8 +393,8 @@ class Peer:
         for submission in list(self._submissions):
             if submission.future.done():
                 continue
-            topics = {topic for _, _, sizes in submission.parts for topic in sizes}
-            share = next((t for p, _, sizes in submission.parts if (t := p.blocked_topic(sizes))), None)
+            topics = {topic for parcel in submission.parts.values() for topic in parcel.sizes}
+            share = next((t for p, parcel in submission.parts.items() if (t := p.blocked_topic(parcel.sizes))), None)
             submission.blocked_by = share
             if share or topics & blocked:
                 blocked |= topics
@@ -406,11 +406,11 @@ class Peer:
             submission.future.set_result(accepted)
 
     def _refusal(self, submission: _Submission, timeout: float) -> Exception:
-        for producer, _, _ in submission.parts:
+        for producer in submission.parts:
             state = producer.log_state()
             if not state.available:
                 return LogUnavailable(f"not accepted within {timeout:g} s: {state.reason}")
-        producer = submission.parts[0][0]
+        producer = next(iter(submission.parts))
         what = f"topic {submission.blocked_by} has used its share of" if submission.blocked_by else "no room in"
         return RingFull(
             f"not accepted within {timeout:g} s: {what} the ring to {producer.name} "

@@ -42,8 +42,9 @@ EXIT_CANNOT_BOOT = 78  # sysexits EX_CONFIG: starting again would end the same w
 SLEEP_MS_MAX = 100
 """A sleeper looks again after this long even when nobody rings: the back-stop of the wake-up protocol."""
 
-SPINS = 50
-"""Idle rounds before a worker sleeps. A wake-up costs the sender 8 us and the sleeper 25-50 us; a round costs ~2 us."""
+SPIN_SECONDS = 50e-6
+"""How long a worker that has a core of its own looks around before it sleeps: about what a wake-up costs (25-50 us here,
+8 us for who rings). A worker that shares its cores sleeps at once: its spinning would be taken from the others."""
 
 
 class Agent(Protocol):
@@ -76,6 +77,7 @@ class Worker:
         self.liveness = Liveness(slot.liveness)
         self.counters = CounterTable(slot.counters)
         self.doorbell = Doorbell(slot.doorbell, self.liveness)
+        self._log_state: LogState | None = None
         self._others: dict[str, tuple[Liveness, Doorbell]] = {}
 
     def attach(self, name: str) -> tuple[Liveness, Doorbell]:
@@ -102,7 +104,8 @@ class Worker:
 
     def follow_log_state(self, log: LogState) -> None:
         """READY while the log answers, DEGRADED with its reason while it does not."""
-        if not self.stopping:
+        if log != self._log_state and not self.stopping:
+            self._log_state = log
             self.become(WorkerState.READY if log.available else WorkerState.DEGRADED, log.reason)
 
     def on_stop(self, *_: int | FrameType | None) -> None:
@@ -114,23 +117,26 @@ def run_agent(worker: Worker, agent: Agent) -> None:
     """The duty cycle: work while there is work, spin a little, then sleep on the doorbell. Ends when drained."""
     poller = select.poll()
     poller.register(worker.doorbell.fd, select.POLLIN)
-    liveness, idle_rounds = worker.liveness, 0
+    liveness = worker.liveness
+    spin_ns = int(SPIN_SECONDS * 1e9) if len(worker.spec.own_slot.cores) == 1 else 0
+    idle_since = 0
     deadline: float | None = None
     while True:
         begun = time.monotonic_ns()
         done = agent.do_work()
         liveness.heartbeat_ns = now = time.monotonic_ns()
         if done:
-            idle_rounds = 0
+            idle_since = 0
             liveness.work_ns += now - begun
             continue
         if worker.stopping:
             deadline = deadline or time.monotonic() + worker.spec.settings.drain_seconds
             if agent.drained() or time.monotonic() > deadline:
                 return
-        idle_rounds += 1
-        if idle_rounds > SPINS:
+        idle_since = idle_since or now
+        if now - idle_since >= spin_ns:
             _sleep(worker, agent, poller)
+            idle_since = 0
 
 
 def _sleep(worker: Worker, agent: Agent, poller: select.poll) -> None:

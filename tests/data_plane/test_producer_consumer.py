@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
 import pytest
 from memory_log import MemoryLog, MemoryReader, MemoryWriter
 from worker_kit import Kit, move
@@ -15,7 +13,7 @@ from ma.streaming.api.v1 import api_pb2
 from ma.streaming.open_data.v1.open_data_pb2 import Packet
 from trackside.data_plane.consumer import Consumer
 from trackside.data_plane.log import END, Partition, Refusal
-from trackside.data_plane.peer import LogUnavailable, Peer, RingFull
+from trackside.data_plane.peer import LogUnavailable, Parcel, Peer, RingFull
 from trackside.data_plane.producer import Producer
 from trackside.data_plane.reading import PlaceState, Reader
 from trackside.data_plane.record import Record, Route
@@ -63,7 +61,7 @@ class Bench:
         self.consumer = Consumer(self.kit.worker("consumer-0"), self.reader)
 
     def append(self, *packets: bytes, topic: str = "Car") -> None:
-        assert self.peer.try_append({self.peer.producer_of(topic): [record(*packets, topic=topic)]})
+        assert self.peer.try_append({self.peer.producer_of(topic): Parcel([record(*packets, topic=topic)])})
 
     def settle(self, rounds: int = 12) -> None:
         for _ in range(rounds):
@@ -81,8 +79,6 @@ class Bench:
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
     return Bench(tmp_path)
-
-
 
 
 def test_packets_go_to_the_log_and_come_back(bench: Bench) -> None:
@@ -240,13 +236,13 @@ def test_a_full_ring_waits_and_lets_the_oldest_in_first(bench: Bench) -> None:
 
     async def fill() -> None:
         for topic in ("A", "B", "C", "D"):
-            assert bench.peer.try_append({producer: [record(packet(1, half), topic=topic)]})
+            assert bench.peer.try_append({producer: Parcel([record(packet(1, half), topic=topic)])})
         waiting = [
-            asyncio.ensure_future(bench.peer.append({producer: [record(packet(n, half), topic="E")]}, 5))
+            asyncio.ensure_future(bench.peer.append({producer: Parcel([record(packet(n, half), topic="E")])}, 5))
             for n in (1, 2)
         ]
         await asyncio.sleep(0)
-        assert bench.peer.try_append({producer: [record(packet(9), topic="F")]}) is None  # nobody is overtaken
+        assert bench.peer.try_append({producer: Parcel([record(packet(9), topic="F")])}) is None  # nobody is overtaken
         for _ in range(20):
             bench.settle(1)
             await asyncio.sleep(0)
@@ -262,12 +258,12 @@ def test_one_topic_holds_at_most_its_share_of_a_ring(bench: Bench) -> None:
     bench.log.available = False
     part = producer.down.capacity_bytes // 8
     taken = 0
-    while bench.peer.try_append({producer: [record(packet(1, part))]}):
+    while bench.peer.try_append({producer: Parcel([record(packet(1, part))])}):
         taken += 1
     assert taken == 1  # two would be more than a quarter
-    assert bench.peer.try_append({producer: [record(packet(1, part), topic="Other")]})
+    assert bench.peer.try_append({producer: Parcel([record(packet(1, part), topic="Other")])})
     successor = bench.kit.peer()  # recomputes the shares from the ring itself
-    assert successor.try_append({successor.producers[0]: [record(packet(1, part))]}) is None
+    assert successor.try_append({successor.producers[0]: Parcel([record(packet(1, part))])}) is None
 
 
 def test_full_is_an_answer_that_says_why(bench: Bench) -> None:
@@ -275,11 +271,13 @@ def test_full_is_an_answer_that_says_why(bench: Bench) -> None:
 
     async def overfill(error: type[Exception], text: str) -> None:
         bench.settle(2)
-        while bench.peer.try_append({producer: [record(packet(1, 60_000))]}):
+        while bench.peer.try_append({producer: Parcel([record(packet(1, 60_000))])}):
             pass
         with pytest.raises(error, match=text):
-            await bench.peer.append({producer: [record(packet(1, 60_000))]}, 0.05)
-        assert bench.peer.try_append({producer: [record(packet(2), topic="Other")]})  # the refused one left nothing
+            await bench.peer.append({producer: Parcel([record(packet(1, 60_000))])}, 0.05)
+        assert bench.peer.try_append(
+            {producer: Parcel([record(packet(2), topic="Other")])}
+        )  # the refused one left nothing
 
     asyncio.run(overfill(RingFull, "topic Car has used its share of the ring to producer-0"))
     bench.settle()
@@ -314,5 +312,3 @@ def test_a_worker_says_what_it_thinks_of_the_log(bench: Bench) -> None:
     bench.settle()
     assert bench.consumer.worker.liveness.state == WorkerState.DEGRADED
     assert bench.consumer.worker.liveness.read_reason() == "the test took it away"
-
-
