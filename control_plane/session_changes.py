@@ -56,7 +56,8 @@ ATTEMPTS_MAX = 5
 """How often a snapshot is appended again because other servers' changes came between."""
 
 GIVEN_UP_MAX = 10_000
-"""CreateSessions that were given up and may still appear; beyond it the oldest are forgotten and stay live."""
+"""CreateSessions that were given up and may still appear. Beyond it the oldest are forgotten, and a successor of this
+process knows none of them: their sessions stay live until somebody ends them."""
 
 RETRY_SECONDS = 1.0
 
@@ -176,7 +177,7 @@ class SessionChanges:
         while (record := self.fold.get(key)) is not None and not record.is_complete:
             try:
                 await self.end(key, None)
-            except (LogAway, TooMuch) as problem:
+            except (LogAway, NotReady, TooMuch) as problem:
                 log.warning("session %s is not ended yet: %s", key, problem)
                 await asyncio.sleep(RETRY_SECONDS)
 
