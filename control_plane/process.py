@@ -23,6 +23,9 @@ from trackside.protos.internal_pb2 import ReadPacketsResponseView
 from trackside.shm.liveness import WorkerState
 from trackside.shm.ring import RingView
 
+WATCHED_MAX = 1000
+"""Data sources whose topics are kept fresh at a time."""
+
 __all__ = ["LinkedLog", "run"]
 
 LOOK_SECONDS = 0.005
@@ -34,6 +37,7 @@ class LinkedLog:
 
     def __init__(self, worker: Worker, peer: Peer) -> None:
         self._peer = peer
+        self._watched: dict[str, bool] = {}  # data sources, least recently asked first
         self._down_rings = {
             producer.name: [RingView(link.down) for link in worker.spec.all_links if link.worker == producer.name]
             for producer in peer.producers
@@ -59,11 +63,20 @@ class LinkedLog:
 
     async def topics(self, data_source: str, timeout: float) -> Mapping[str, int]:
         """Watches the data source from the first question on, so that later answers are at hand."""
+        self._keep_watching(data_source)
         if self._peer.topics_of(data_source) is None:
-            if data_source not in self._peer.consumer_of(data_source).watched:
-                self._peer.watch_topics(data_source)
             await self._first_topics(data_source, timeout)
         return self._peer.topics_of(data_source) or {}
+
+    def _keep_watching(self, data_source: str) -> None:
+        """The least recently asked is let go when there are many: invented names cost a bounded amount."""
+        if self._watched.pop(data_source, None) is None:
+            self._peer.watch_topics(data_source)
+        self._watched[data_source] = True
+        while len(self._watched) > WATCHED_MAX:
+            oldest = next(iter(self._watched))
+            del self._watched[oldest]
+            self._peer.unwatch_topics(oldest)
 
     async def _first_topics(self, data_source: str, timeout: float) -> None:
         try:

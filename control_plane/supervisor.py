@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import FrameType
 
+from trackside.control_plane.embedded import LIFELINE
 from trackside.control_plane.exit_codes import CommandFailed, ExitCode
 from trackside.control_plane.notify import Notifier
 from trackside.control_plane.ports import PortReservation
@@ -62,6 +63,7 @@ class Supervisor:
         self._described: object = None
         self._pinged_at = 0.0
         self._systemd = Notifier()
+        self._lifeline = [int(os.environ.pop(LIFELINE))] if LIFELINE in os.environ else []
         self.run_directory = RunDirectory(settings)
         data_dir = Path(settings.data_dir)
         self._data_lock = lock_directory(data_dir, "data directory", self.run_directory.guid)
@@ -120,8 +122,11 @@ class Supervisor:
         return 0
 
     def _wait(self) -> None:
-        """Until something may have happened: a signal ends the wait at once, everything else is looked at by rounds."""
-        select.select([], [], [], ROUND_SECONDS)
+        """A round. A signal ends it at once; so does the end of the lifeline: the program around us has gone."""
+        ended, _, _ = select.select(self._lifeline, [], [], ROUND_SECONDS)
+        if ended:
+            self._lifeline = []
+            self._stop_signal = signal.SIGTERM
 
     def _catch_signals(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -1,0 +1,86 @@
+"""The server inside a program: from a script without a main guard, from a thread, and gone with its host."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import grpc
+import pytest
+
+from ma.streaming.api.v1 import api_pb2, api_pb2_grpc
+from server import wait_until
+from trackside.control_plane.embedded import EmbeddedServer, EmbeddedServerFailed, launch_embedded
+
+
+def connect_to(server: EmbeddedServer) -> int:
+    with grpc.insecure_channel(server.address) as channel:
+        request = api_pb2.NewConnectionRequest(details=api_pb2.ConnectionDetails(data_source="Car"))
+        return api_pb2_grpc.ConnectionManagerServiceStub(channel).NewConnection(request, timeout=30).connection.id
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_serves_on_a_free_port_and_leaves_nothing() -> None:
+    with launch_embedded() as server:
+        assert connect_to(server) > 0
+        pids = [process["pid"] for process in server.described["processes"]]
+        run_dir = server.run_dir
+    assert not any(map(is_alive, pids)) and not run_dir.exists()
+
+
+def test_keeps_a_named_data_directory(tmp_path: Path) -> None:
+    config = tmp_path / "AppConfig.json"
+    config.write_text(json.dumps({"StreamApiConfig": {"DataDir": str(tmp_path / "data")}}))
+    with launch_embedded(config) as server:
+        connect_to(server)
+    assert (tmp_path / "data").is_dir()
+
+
+def test_a_wrong_key_is_told() -> None:
+    with pytest.raises(EmbeddedServerFailed, match="Gateways"):
+        launch_embedded({"Gateways": -3})
+
+
+def test_the_thread_that_launched_it_may_end() -> None:
+    launched: list[EmbeddedServer] = []
+    thread = threading.Thread(target=lambda: launched.append(launch_embedded()))
+    thread.start()
+    thread.join()
+    with launched[0] as server:
+        assert connect_to(server) > 0
+
+
+SCRIPT = """
+from trackside.control_plane.embedded import launch_embedded
+server = launch_embedded()
+print(server.pid, server.run_dir, flush=True)
+input()
+"""
+
+
+def test_the_hosts_death_takes_it_along() -> None:
+    host = subprocess.Popen([sys.executable, "-c", SCRIPT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert host.stdout is not None
+    pid, run_dir = host.stdout.readline().split()
+    host.send_signal(signal.SIGKILL)
+    host.wait()
+    host.stdout.close()
+    wait_until(lambda: not is_alive(int(pid)) or _is_zombie(int(pid)), "the server is gone")
+    assert not list((Path(run_dir) / "instances").iterdir())
+    subprocess.run(["rm", "-rf", run_dir], check=True)
+
+
+def _is_zombie(pid: int) -> bool:
+    return f"{pid} (" in (text := Path(f"/proc/{pid}/stat").read_text()) and ") Z" in text
