@@ -147,8 +147,8 @@ async def _serve(worker: Worker) -> None:
         LinkedLog(worker, peer), spec.settings, spec.control_socket, spec.epoch, on_state=report
     )
     await control_plane.start()
-    told = asyncio.ensure_future(stopping.wait())
-    await asyncio.wait([control_plane.failed, told], return_when=asyncio.FIRST_COMPLETED)
+    control_plane.failed.add_done_callback(lambda _: stopping.set())
+    await stopping.wait()
     if control_plane.failed.done():
         control_plane.failed.result()
     worker.stopping = True

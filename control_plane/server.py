@@ -107,7 +107,7 @@ class ControlPlane:
         api.add_ConnectionManagerServiceServicer_to_server(connections, self._server)
         api.add_DataFormatManagerServiceServicer_to_server(DataFormatService(self._formats), self._server)
         key_generator.add_UniqueKeyGeneratorServiceServicer_to_server(keys, self._server)
-        internal.add_ControlPlaneServicer_to_server(self._follow, self._server)  # type: ignore[no-untyped-call]
+        internal.add_ControlPlaneServicer_to_server(self._follow, self._server)
 
     @property
     def failed(self) -> asyncio.Future[None]:
