@@ -58,8 +58,10 @@ class WorkerHandle:
 
     def start(self, spec: WorkerSpec) -> None:
         """Exec the worker. From the supervisor's main thread only: the parent-death signal is per thread."""
-        self.liveness.epoch += 1
         self.liveness.state = WorkerState.STARTING
+        self.liveness.epoch += (
+            1  # after the state: who sees the new epoch must not take the old one's READY for its own
+        )
         self.liveness.heartbeat_ns = time.monotonic_ns()
         self._spec = msgspec.structs.replace(spec, epoch=self.liveness.epoch)
         self._process = self._exec(self._spec)
@@ -111,6 +113,7 @@ class WorkerHandle:
         if code == 0:
             self.state = "done"
             return
+        booted = self.liveness.state not in (WorkerState.STARTING, WorkerState.FAILED)
         words = self.liveness.read_last_words().strip()
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         if not words:
@@ -118,13 +121,16 @@ class WorkerHandle:
         last_line = words.splitlines()[-1] if words else ""
         log_line("error", "supervisor", "worker died", worker=self.name, how=how, last_words=last_line)
         if restart:
-            self._plan_restart(code)
+            self._plan_restart(code, booted)
         else:
             self.state = "done"
+        # Said for the dead, who may have left READY there: until its successor says otherwise nobody may count on it.
+        next_ = "given up" if self.state == "given_up" else "to be started again"
+        self.liveness.write_reason(f"process {self.name} died and is {next_}: {last_line or how}")
+        self.liveness.state = WorkerState.FAILED
 
-    def _plan_restart(self, code: int) -> None:
+    def _plan_restart(self, code: int, booted: bool) -> None:
         now = time.monotonic()
-        booted = self.liveness.state not in (WorkerState.STARTING, WorkerState.FAILED)
         if booted and now - self._started_at > 1.0:
             self._fruitless.clear()  # it worked: this death is not one of a series
         self._fruitless = [at for at in self._fruitless if now - at < GIVE_UP_SECONDS]

@@ -76,7 +76,7 @@ class ControlCalls:
         try:
             answer: bytes = await call
         except grpc.aio.AioRpcError as error:
-            await context.abort(error.code(), error.details() or "", error.trailing_metadata())
+            await context.abort(error.code(), error.details() or "", tuple(error.trailing_metadata() or ()))
         return answer
 
     async def look_up(self, connection: int) -> api_pb2.ConnectionDetails | None:

@@ -62,7 +62,11 @@ class PacketReader:
         call = api_pb2.ReadDataPacketsRequest.FromString(request).request
 
         async def open_reader(details: api_pb2.ConnectionDetails) -> Reader:
-            return await self._open_streams(details, _filter_of(call, details.data_source))
+            try:
+                wanted = _filter_of(call, details.data_source)
+            except BadPattern as error:
+                raise _BadRead(f"request.{error}") from None
+            return await self._open_streams(details, wanted)
 
         await self._serve(call, "request.connection", context, open_reader)
 
@@ -97,7 +101,7 @@ class PacketReader:
             if details is None:
                 return
             reader = await open_reader(details)
-        except (_BadRead, BadName, BadPattern) as error:
+        except (_BadRead, BadName) as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         except LogUnavailable as error:
             await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-
 from server import SHAPES, Server
 
 
@@ -29,3 +28,16 @@ def make_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     yield make
     for server in servers:
         server.remove()
+
+
+@pytest.fixture(scope="module", params=SHAPES)
+def shared_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One server a module and shape, for tests that use names of their own and leave it serving.
+
+    A module says in SERVER_ENVIRONMENT which settings it needs.
+    """
+    folder = tmp_path_factory.mktemp(request.module.__name__.rpartition(".")[2])
+    server = Server(folder, request.param)
+    server.environment.update(getattr(request.module, "SERVER_ENVIRONMENT", {}))
+    yield server.start()
+    server.remove()
