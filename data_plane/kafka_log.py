@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from trackside.data_plane.kafka_reader import KafkaLogReader
 from trackside.data_plane.kafka_writer import KafkaLogWriter
 
-__all__ = ["KafkaLogWriter"]
+__all__ = ["KafkaLogReader", "KafkaLogWriter"]
