@@ -183,7 +183,7 @@ def _demo() -> click.Command:
             _flag("--forever", "Until Ctrl-C."),
             click.Option(["--ibt"], metavar="FILE", help="Play a recorded iRacing drive in place of the car."),
             click.Option(["--broker"], metavar="HOST:PORT", help="Log to Kafka in place of the local log."),
-            click.Option(["--kill"], metavar="PROCESS", help="Kill this process half-way, such as producer."),
+            click.Option(["--kill"], metavar="NAMES", help="Kill these processes on the way: producer,consumer-0."),
             click.Option(["--gateways"], type=click.IntRange(1, 64), default=1, help="Gateways of the server."),
             click.Option(["--producers"], type=click.IntRange(1, 64), default=1, help="Producers of the server."),
             click.Option(["--consumers"], type=click.IntRange(1, 64), default=1, help="Consumers of the server."),
@@ -196,7 +196,7 @@ def _demo() -> click.Command:
         "prove at the end that every packet that was accepted was read. Exit code 1 when not.",
         """
         trackside demo
-        trackside demo --seconds 10 --kill producer
+        trackside demo --seconds 10 --kill producer,gateway
         trackside demo --ibt drive.ibt --broker localhost:9092
         """,
     )

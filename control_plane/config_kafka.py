@@ -13,6 +13,7 @@ from typing import NamedTuple
 from trackside.control_plane.config_kinds import spelled
 from trackside.control_plane.config_sources import FileNotUsable, Problem, Reading, load_json, shorten
 from trackside.control_plane.located_json import Node
+from trackside.data_plane.kafka_overrides import KEPT_CONSUMER, KEPT_PUBLISHER, broken_promises, named
 
 __all__ = ["read_overrides", "security_is_on", "security_problems", "security_properties"]
 
@@ -34,27 +35,12 @@ class Side(NamedTuple):
 
     key: str
     section: str
-    excluded: frozenset[str]
+    kept: frozenset[str]
 
 
-PUBLISHING = Side("KafkaBrokerPublishingConfigFilePath", "Publish", frozenset({"bootstrap.servers"}))
-CONSUMING = Side(
-    "KafkaBrokerConsumingConfigFilePath", "Consume", frozenset({"bootstrap.servers", "group.id", "auto.offset.reset"})
-)
+PUBLISHING = Side("KafkaBrokerPublishingConfigFilePath", "Publish", KEPT_PUBLISHER)
+CONSUMING = Side("KafkaBrokerConsumingConfigFilePath", "Consume", KEPT_CONSUMER)
 WHITELIST_KEY = "KafkaBrokerConfigWhitelistFilePath"
-
-PROMISES: dict[str, tuple[frozenset[str], str]] = {
-    "acks": (frozenset({"all", "-1"}), "2: a write acknowledged by the log can be lost with one broker"),
-    "request.required.acks": (
-        frozenset({"all", "-1"}),
-        "2: a write acknowledged by the log can be lost with one broker",
-    ),
-    "enable.idempotence": (frozenset({"true"}), "3 and 4: retries can swap packets and repeat them"),
-    "enable.gapless.guarantee": (frozenset({"true"}), "3: packets behind a refused one can pass it"),
-    "message.timeout.ms": (frozenset({"0"}), "7: packets are given up after this time while the broker is away"),
-    "delivery.timeout.ms": (frozenset({"0"}), "7: packets are given up after this time while the broker is away"),
-}
-"""Overrides that weaken a promise of docs/guarantees.md: property, the values that keep it, what breaks."""
 
 
 def security_is_on(fields: Mapping[str, object]) -> bool:
@@ -104,20 +90,20 @@ def security_problems(fields: Mapping[str, object], origins: Mapping[str, str]) 
     return found
 
 
-def read_overrides(reading: Reading, paths: Mapping[str, str], named: frozenset[str]) -> tuple[dict[str, str], ...]:
+def read_overrides(reading: Reading, paths: Mapping[str, str], said: frozenset[str]) -> tuple[dict[str, str], ...]:
     """Properties for clients that write and for clients that read, as far as the whitelist lets them through.
 
-    ``paths`` maps the three keys to their files; ``named`` are those that somebody set, whose absence is noted.
+    ``paths`` maps the three keys to their files; ``said`` are those that somebody set, whose absence is noted.
     Problems go to ``reading``.
     """
-    whitelist = _load_object(reading, WHITELIST_KEY, paths, named)
-    return tuple(_overrides_of(reading, side, whitelist, paths, named) for side in (PUBLISHING, CONSUMING))
+    whitelist = _load_object(reading, WHITELIST_KEY, paths, said)
+    return tuple(_overrides_of(reading, side, whitelist, paths, said) for side in (PUBLISHING, CONSUMING))
 
 
 def _overrides_of(
-    reading: Reading, side: Side, whitelist: Node | None, paths: Mapping[str, str], named: frozenset[str]
+    reading: Reading, side: Side, whitelist: Node | None, paths: Mapping[str, str], said: frozenset[str]
 ) -> dict[str, str]:
-    overrides = _load_object(reading, side.key, paths, named)
+    overrides = _load_object(reading, side.key, paths, said)
     if overrides is None:
         return {}
     rules = _rules(reading, whitelist, side.section, _path(paths[WHITELIST_KEY]))
@@ -125,34 +111,29 @@ def _overrides_of(
     taken: dict[str, str] = {}
     for name, node in overrides.value.items():
         origin = f"{_path(paths[side.key])}:{node.line}"
-        if name in side.excluded:
+        if side.kept.intersection(named({name: ""})):
             reading.notes.append(f"{name} is never taken from an override file ({origin})")
         elif not _allowed(rules, name):
             reading.notes.append(f"{name} is denied by {_path(paths[WHITELIST_KEY])} ({origin})")
         elif isinstance(node.value, str | int | float):
             taken[name] = _text(node.value)
-            _note_promise(reading, side, name, taken[name], origin)
         else:
             reading.problems.append(Problem(name, shorten(node.plain()), "must be text, a number or a boolean", origin))
+    if side is PUBLISHING:
+        reading.notes.extend(f"{name} = {value} breaks {what}" for name, value, what in broken_promises(taken))
     return taken
-
-
-def _note_promise(reading: Reading, side: Side, name: str, value: str, origin: str) -> None:
-    keeps, breaks = PROMISES.get(name, (frozenset({value}), ""))
-    if side is PUBLISHING and value.lower() not in keeps:
-        reading.notes.append(f"{name} = {value} weakens promise {breaks} ({origin})")
 
 
 def _text(value: str | float) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _load_object(reading: Reading, key: str, paths: Mapping[str, str], named: frozenset[str]) -> Node | None:
+def _load_object(reading: Reading, key: str, paths: Mapping[str, str], said: frozenset[str]) -> Node | None:
     path = _path(paths[key])
     if not paths[key]:
         return None
     if not os.path.exists(path):
-        if key in named:
+        if key in said:
             reading.notes.append(f"{key}: there is no {path}, so nothing is overridden")
         return None
     try:

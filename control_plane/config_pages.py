@@ -42,9 +42,10 @@ BROKER_FILES = """\
 ## Files with librdkafka properties
 
 `kafka-publisher-broker.json` and `kafka-consumer-broker.json` are flat JSON objects, property to value, for what no key
-covers: `{"linger.ms": "20", "compression.type": "zstd"}`. Never taken from them: `bootstrap.servers`, and for readers
-`group.id` and `auto.offset.reset`. A property that weakens a promise of [the guarantees](guarantees.md) (`acks`,
-`enable.idempotence`, `enable.gapless.guarantee`, `message.timeout.ms`) is used, and the start says which promise.
+covers: `{"linger.ms": "20", "compression.type": "zstd"}`. Never taken from them: `bootstrap.servers`, for readers `group.id`
+and `auto.offset.reset`, and what else the server sets itself (`data_plane/kafka_overrides.py`). A property that breaks a
+promise of [the guarantees](guarantees.md) (`acks`, `enable.idempotence`, `enable.gapless.guarantee`,
+`message.timeout.ms`) is used, and the start says which promise.
 
 `kafka-broker-whitelist.json` says which properties may be set: `{"Publish": [{"Pattern": "linger.*", "Allow": true}],
 "Consume": []}`. The first rule that matches decides; `*` is any run of characters, `?` one, case does not count. A

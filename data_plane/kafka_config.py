@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from confluent_kafka import KafkaException
 
+from trackside.data_plane.kafka_overrides import KEPT_CONSUMER, KEPT_PUBLISHER, broken_promises, is_false, named
 from trackside.data_plane.log import LogConfigurationError
 from trackside.data_plane.spec import Settings
 from trackside.data_plane.worker import log_line
@@ -83,54 +84,8 @@ _CONSUMER: ClientConfig = {
 _LIVE: ClientConfig = {"queued.max.messages.kbytes": 2048, "fetch.wait.max.ms": 100}
 _CATCH_UP: ClientConfig = {"queued.max.messages.kbytes": 8192, "fetch.wait.max.ms": 10}
 
-_KEPT_PUBLISHER = frozenset({"bootstrap.servers", "allow.auto.create.topics", "delivery.report.only.error"})
-_KEPT_CONSUMER = frozenset(
-    {
-        "bootstrap.servers",
-        "group.id",
-        "auto.offset.reset",
-        "allow.auto.create.topics",
-        "enable.auto.commit",
-        "enable.auto.offset.store",
-        "enable.partition.eof",
-    }
-)
-
 _CONNECTION_PREFIXES = ("broker.", "client.dns", "reconnect.", "sasl.", "security.", "socket.", "ssl.")
 """Overrides that say how to reach the brokers; the admin client takes them, too."""
-
-_ALIASES = {
-    "request.required.acks": "acks",
-    "queue.buffering.max.ms": "linger.ms",
-    "compression.codec": "compression.type",
-    "delivery.timeout.ms": "message.timeout.ms",
-    "message.send.max.retries": "retries",
-    "max.in.flight": "max.in.flight.requests.per.connection",
-    "metadata.broker.list": "bootstrap.servers",
-}
-"""librdkafka's second names: one name a property, else both would be set and the order decide."""
-
-
-class _Promise(NamedTuple):
-    broken: Callable[[str], bool]
-    sentence: str
-
-
-def _false(value: str) -> bool:
-    return value.strip().lower() in ("false", "0", "f", "no", "off")
-
-
-_PROMISES: dict[str, _Promise] = {
-    "acks": _Promise(
-        lambda value: value not in ("all", "-1"),
-        "promise 2: what is acknowledged as logged may be lost with one broker",
-    ),
-    "enable.idempotence": _Promise(_false, "promise 4: a packet may stand twice whenever a request is sent again"),
-    "enable.gapless.guarantee": _Promise(_false, "promise 3: packets behind a refused one may pass its neighbours"),
-    "message.timeout.ms": _Promise(
-        lambda value: value != "0", "promise 4: packets that were timed out are sent again and may stand twice"
-    ),
-}
 
 _ADDRESS = re.compile(
     r"(?:[A-Z_]+://)?"  # librdkafka takes a protocol in front
@@ -163,11 +118,9 @@ class PublisherConfig(NamedTuple):
 
 
 def publisher_config(settings: Settings) -> PublisherConfig:
-    overrides = _overrides(settings.publisher_overrides, _KEPT_PUBLISHER, "publisher")
-    for key, value in overrides.items():
-        promise = _PROMISES.get(key)
-        if promise is not None and promise.broken(value):
-            log_line("warn", "kafka", "override breaks a promise", key=key, value=value, breaks=promise.sentence)
+    overrides = _overrides(settings.publisher_overrides, KEPT_PUBLISHER, "publisher")
+    for key, value, breaks in broken_promises(overrides):
+        log_line("warn", "kafka", "override breaks a promise", key=key, value=value, breaks=breaks)
     config = _consistent(_connection(settings) | _PUBLISHER, overrides)
     gapless = bool(config["enable.gapless.guarantee"])
     single = config | {"enable.gapless.guarantee": False, "linger.ms": 0}
@@ -182,9 +135,9 @@ def _consistent(defaults: ClientConfig, overrides: dict[str, str]) -> ClientConf
     possible = str(config["acks"]) in ("all", "-1") and (in_flight is None or in_flight <= 5)
     if not possible and "enable.idempotence" not in overrides:
         config["enable.idempotence"] = False
-    if _false(str(config["enable.idempotence"])) or _false(str(config["enable.gapless.guarantee"])):
+    if is_false(str(config["enable.idempotence"])) or is_false(str(config["enable.gapless.guarantee"])):
         config["enable.gapless.guarantee"] = False
-    if _false(str(config["enable.idempotence"])):
+    if is_false(str(config["enable.idempotence"])):
         if in_flight is None:
             config["max.in.flight.requests.per.connection"] = 1
         elif in_flight > 1:
@@ -211,7 +164,7 @@ def catch_up_config(settings: Settings) -> ClientConfig:
 
 
 def _consumer(settings: Settings, kind: ClientConfig) -> ClientConfig:
-    overrides = _overrides(settings.consumer_overrides, _KEPT_CONSUMER, "consumer")
+    overrides = _overrides(settings.consumer_overrides, KEPT_CONSUMER, "consumer")
     group = {"group.id": f"trackside-{uuid.uuid4()}"}  # asked for by librdkafka; nothing is ever committed under it
     return _connection(settings) | _CONSUMER | kind | group | overrides
 
@@ -228,10 +181,10 @@ def _connection(settings: Settings) -> ClientConfig:
 
 
 def _overrides(given: Mapping[str, str], kept: frozenset[str], whose: str) -> dict[str, str]:
-    named = {_ALIASES.get(key, key): value for key, value in given.items()}
-    for key in sorted(kept & named.keys()):
+    by_name = named(given)
+    for key in sorted(kept & by_name.keys()):
         log_line("warn", "kafka", "override ignored", file=whose, key=key, reason="the server sets it itself")
-    return {key: value for key, value in named.items() if key not in kept}
+    return {key: value for key, value in by_name.items() if key not in kept}
 
 
 def made(client: Callable[[ClientConfig], Client], config: ClientConfig) -> Client:

@@ -408,7 +408,7 @@ def overrides(**environ: str) -> Conclusion:
 
 def test_override_files_in_the_working_directory() -> None:
     written(
-        {"linger.ms": 20, "socket.keepalive.enable": True, "bootstrap.servers": "x:1"}, "kafka-publisher-broker.json"
+        {"linger.ms": 20, "socket.keepalive.enable": True, "metadata.broker.list": "x:1"}, "kafka-publisher-broker.json"
     )
     written({"session.timeout.ms": "6000", "group.id": "g"}, "readers.json")
     conclusion = overrides(StreamApiConfig__KafkaBrokerConsumingConfigFilePath="readers")
@@ -423,13 +423,13 @@ def test_override_files_mean_nothing_without_a_broker() -> None:
     assert settings().publisher_overrides == {}
 
 
-def test_an_override_that_weakens_a_promise_is_used_and_said() -> None:
+def test_an_override_that_breaks_a_promise_is_used_and_said() -> None:
     written({"acks": "1", "linger.ms": "1"}, "kafka-publisher-broker.json")
     conclusion = overrides()
     assert conclusion.settings is not None
     assert conclusion.settings.publisher_overrides["acks"] == "1"
     (note,) = conclusion.notes
-    assert note.startswith("acks = 1 weakens promise 2")
+    assert note.startswith("acks = 1 breaks promise 2")
 
 
 @pytest.mark.parametrize(
