@@ -18,11 +18,10 @@ machines the worker does not start without a real fence.
 
 from __future__ import annotations
 
+from array import array
 from pathlib import Path
 from struct import Struct
 from typing import NamedTuple
-
-import numpy as np
 
 from trackside.data_plane.log import Partition
 from trackside.shm.layout import CELL_BYTES, PAGE_BYTES, SegmentKind, StaticPage
@@ -34,6 +33,7 @@ SLOTS = 1024
 TOPIC_BYTES_MAX = 249
 """Kafka's limit; names are checked at the door."""
 
+BLOCK_SLOTS = 32
 _ENTRY = Struct("=II")
 ENTRY_BYTES = 264
 _USED = PAGE_BYTES // CELL_BYTES
@@ -218,12 +218,14 @@ class EndsReader:
 
 
 def _moved(now: _Seen, before: bytes) -> list[EndsSlot]:
-    count = len(now.ends) // CELL_BYTES
+    """The slots in which ``now`` differs from the ends ``before``, looked for a block at a time; and all new ones."""
+    old_count, count = len(before) // CELL_BYTES, len(now.ends) // CELL_BYTES
     for index in range(len(now.slots), count):
         now.slots.append(EndsSlot(now.page, index, now.page.partition(index)))
-    old = np.zeros(count, np.uint64)
-    old[: len(before) // CELL_BYTES] = np.frombuffer(before, np.uint64)
-    new = np.frombuffer(now.ends, np.uint64)
-    changed: set[int] = set(np.flatnonzero(old != new).tolist())
-    changed.update(range(len(before) // CELL_BYTES, count))  # a new partition may still be empty
-    return [now.slots[index] for index in sorted(changed)]
+    found = []
+    for start in range(0, old_count, BLOCK_SLOTS):
+        block = slice(start * CELL_BYTES, min(start + BLOCK_SLOTS, old_count) * CELL_BYTES)
+        if now.ends[block] != before[block]:
+            cells = zip(array("Q", now.ends[block]), array("Q", before[block]), strict=True)
+            found += [now.slots[start + at] for at, (new, old) in enumerate(cells) if new != old]
+    return found + now.slots[old_count:]

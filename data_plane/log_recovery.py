@@ -60,7 +60,7 @@ class OnDisk(NamedTuple):
 
 @dataclass
 class SegmentScan:
-    """What one segment file holds. ``head`` is None when it does not hold or is of another log or partition.
+    """What one segment file holds. ``head`` is None when it does not hold or belongs elsewhere.
 
     ``end_position`` is behind the last batch that holds, ``next_offset`` its end (the base of the segment when
     there is none); ``damage`` what lies between valid batches, ``tail`` what lies behind the last one.
@@ -101,7 +101,7 @@ def scan_segment(place: OnDisk, base_offset: int) -> SegmentScan:
     """Reads one segment file whole, changing nothing. Raises OSError, SegmentTooNew."""
     with _opened(segment_path(place.folder, base_offset)) as fd:
         size = os.fstat(fd).st_size
-        head, position = _own_head(fd, place)
+        head, position = _own_head(fd, place, base_offset)
         rings = dict(head.rings) if head is not None else {}
         scan = SegmentScan(base_offset, size, head, rings, base_offset, position)
         for step in walk(Window(fd, size), place.seed, position, base_offset):
@@ -121,12 +121,18 @@ def last_offset_on_disk(place: OnDisk) -> int:
     return 0
 
 
-def _own_head(fd: int, place: OnDisk) -> tuple[SegmentHead | None, int]:
-    """The head and where the batches begin; (None, 0) for a head that is damaged or not of this partition."""
+def _own_head(fd: int, place: OnDisk, base_offset: int) -> tuple[SegmentHead | None, int]:
+    """The head and where the batches begin; (None, 0) for a head that is damaged or belongs elsewhere."""
     found = read_segment_head(fd)
-    if found is None or (found[0].identity, found[0].topic, found[0].partition) != (place.identity, *place.partition):
+    if found is None:
         return None, 0
-    return found
+    head = found[0]
+    own = (head.identity, head.topic, head.partition, head.base_offset) == (
+        place.identity,
+        *place.partition,
+        base_offset,
+    )
+    return found if own else (None, 0)
 
 
 def _note(scan: SegmentScan, step: Step) -> None:
