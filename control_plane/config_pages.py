@@ -29,7 +29,9 @@ This page is made from the table in `control_plane/config_keys.py`, the same tha
    `StreamApiConfig`; `Serilog` and sections of other programs beside it are left alone.
 3. The **environment**: `StreamApiConfig__` and the key, with `__` for each step into a section
    (`StreamApiConfig__Security__SaslUsername`), or the key's `TRACKSIDE_` name. Array elements work as in .NET:
-   `StreamApiConfig__PartitionMappings__0__Stream` and `...__0__Partition`; they replace the file's array.
+   `StreamApiConfig__PartitionMappings__0__Stream` and `...__0__Partition`; they replace the file's array. `PORT`, which
+   tells the reference's key generator its port, is not read, since platforms set it for other reasons: use
+   `TRACKSIDE_KEY_PORT`.
 4. **Flags** of `trackside serve`.
 
 Later ones win. Names are understood in any spelling (`PrometheusMetricPort`, `PROMETHEUS_METRIC_PORT`), numbers also as
