@@ -179,6 +179,8 @@ class LocalLogWriter:
             self._counts["appended"] += len(draft.values)
             if not self._policy.sync_each:
                 self._unsynced[tail] = None
+                if tail.unsynced_entries > UNSYNCED_ENTRIES_MAX:
+                    self._sync_at = 0.0  # out of turn
         self._counts["repeats"] += repeats
         del queue.waiting[:taken]
         return len(draft.values)
@@ -205,7 +207,7 @@ class LocalLogWriter:
 
     def _sync_when_due(self) -> None:
         now = self._monotonic()
-        if now >= self._sync_at or any(tail.unsynced_entries > UNSYNCED_ENTRIES_MAX for tail in self._unsynced):
+        if now >= self._sync_at:
             self._sync_all()
             self._sync_at = now + self._settings.sync_interval_seconds
 

@@ -60,10 +60,11 @@ class PartitionTail:
         self._files = files
         self._seed = place.seed
         self._bases = found.bases
+        self._path = str(segment_path(place.folder, found.bases[-1])) if found.bases else ""  # of the last segment
         self._size = found.size
         self._roll_first = found.roll
         self._newest_ns = found.newest_ns
-        self._unsynced: dict[Path, None] = {}
+        self._unsynced: dict[str, None] = {}
         self._unsynced_folders: dict[Path, None] = {}
         self._sizes = [_size_of(segment_path(place.folder, base)) for base in self._bases[:-1]]
         self._second_began_ns: int | None = None  # when the oldest segment but one began, once that was looked up
@@ -86,8 +87,7 @@ class PartitionTail:
         size = len(buffers[0]) + len(buffers[1])
         if self._must_roll(size):
             self._roll(time_ns)
-        path = segment_path(self._place.folder, self._bases[-1])
-        self._write(path, buffers)
+        self._write(buffers)
         self._size += size
         self.next_offset += len(draft.values)
         self.rings.update(draft.rings)
@@ -112,9 +112,9 @@ class PartitionTail:
             draft.rings,
         )
 
-    def _write(self, path: Path, buffers: tuple[bytes, bytes]) -> None:
-        fd = self._files.fd(path)
-        self._unsynced[path] = None
+    def _write(self, buffers: tuple[bytes, bytes]) -> None:
+        fd = self._files.fd(self._path)
+        self._unsynced[self._path] = None
         try:
             _write_whole(fd, buffers, self._size)
             if self._policy.sync_each:
@@ -150,16 +150,16 @@ class PartitionTail:
         if self._bases:
             self._sizes.append(self._size)
         self._bases.append(self.next_offset)
-        self._size, self._roll_first = len(head), False
+        self._path, self._size, self._roll_first = str(path), len(head), False
         self.segments_made += 1
 
     def _make_file(self, path: Path, head: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        fd = self._files.create(path)
+        fd = self._files.create(str(path))
         try:
             _write_whole(fd, (head, b""), 0)
         except OSError:
-            self._files.drop(path)
+            self._files.drop(str(path))
             path.unlink()
             raise
         for folder in (path.parent, path.parent.parent, path.parent.parent.parent):
@@ -208,16 +208,16 @@ class PartitionTail:
         return self._newest_ns - self._second_began_ns > self._policy.retention_ns
 
     def _began_ns(self, base_offset: int) -> int:
-        found = read_segment_head(self._files.fd(segment_path(self._place.folder, base_offset)))
+        found = read_segment_head(self._files.fd(str(segment_path(self._place.folder, base_offset))))
         return found[0].time_ns if found is not None else self._newest_ns
 
     def _delete_oldest(self) -> None:
         path = segment_path(self._place.folder, self._bases[0])
         self._slot.earliest = self._bases[1]  # first: who still asks for what goes is sent on
-        self._files.drop(path)
+        self._files.drop(str(path))
         for gone in (path, *path.parent.glob(path.name + ".damaged-*")):
             gone.unlink(missing_ok=True)
-        self._unsynced.pop(path, None)
+        self._unsynced.pop(str(path), None)
         del self._bases[0], self._sizes[0]
         self._second_began_ns = None
 

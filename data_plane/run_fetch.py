@@ -28,12 +28,13 @@ PARTLY_READ_MAX = 8
 
 @dataclass(eq=False)
 class Place:
-    """Where a cursor goes on: at ``position`` of the segment ``base``, or to be looked up when ``base`` is None.
+    """Where a cursor goes on: at ``position`` of the segment ``base`` (the file ``path``); to be looked up when None.
 
     ``partly`` is the base offset of the batch there when some of its entries were taken already.
     """
 
     base: int | None = None
+    path: str = ""
     position: int = 0
     partly: int | None = None
 
@@ -168,15 +169,16 @@ class RunFetcher:
         return base is not None
 
     def _point(self, view: PartitionView, place: Place, base: int, offset: int) -> None:
-        path = segment_path(view.place.folder, base)
+        path = str(segment_path(view.place.folder, base))
         fd = self._files.fd(path)
         index = self._indexes.get(path, fd, view.seed, base)
-        place.base, place.position, place.partly = base, index.locate(fd, max(offset, base)), None
+        position = index.locate(fd, max(offset, base))
+        place.base, place.path, place.position, place.partly = base, path, position, None
 
     def _pass_by(self, view: PartitionView, place: Place, offset: int) -> bool:
         """No batch holds at ``place``: goes on behind the damage, or in the next segment. False when there is none."""
         assert place.base is not None
-        fd = self._files.fd(segment_path(view.place.folder, place.base))
+        fd = self._files.fd(place.path)
         size = os.fstat(fd).st_size
         if place.position < size:
             self.damaged += 1
@@ -229,8 +231,10 @@ class RunFetcher:
         return _Stop.ENOUGH
 
     def _read(self, view: PartitionView, place: Place, size: int) -> bytes:
-        assert place.base is not None
-        data = os.pread(self._files.fd(segment_path(view.place.folder, place.base)), size, place.position)
+        fd = self._files.fd(place.path)
+        # Asking for what is there, no more: a megabyte made ready for a kilobyte costs more than all the rest.
+        there = os.fstat(fd).st_size - place.position
+        data = os.pread(fd, max(min(size, there), 0), place.position)
         view.fetches += 1
         self.fetches += 1
         self.fetched_bytes += len(data)

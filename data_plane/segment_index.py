@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from bisect import bisect_right
 from collections import OrderedDict
-from pathlib import Path
 
 from trackside.data_plane.segments import BATCH_HEAD_BYTES, Window, find_batch, read_batch_head, read_segment_head
 
@@ -58,9 +57,9 @@ class SegmentIndexes:
     """The indexes of the segments that were looked into last. Bounded."""
 
     def __init__(self) -> None:
-        self._indexes: OrderedDict[Path, SegmentIndex] = OrderedDict()
+        self._indexes: OrderedDict[str, SegmentIndex] = OrderedDict()
 
-    def get(self, path: Path, fd: int, seed: int, base_offset: int) -> SegmentIndex:
+    def get(self, path: str, fd: int, seed: int, base_offset: int) -> SegmentIndex:
         """The index of an open segment. Raises OSError, SegmentTooNew."""
         index = self._indexes.get(path)
         if index is None:

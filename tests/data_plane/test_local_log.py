@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from local_log_support import PARTITION, TOPIC, LocalLog, numbered_records, valu
 from log_contract import OTHER_RING, RING, Feed, LogContract, collector, log_all, numbered, packet, record
 
 from trackside.data_plane import ends_table, local_log, run_fetch
-from trackside.data_plane.data_dir import DATA_FORMAT, DataDirDamaged, DataDirTooNew
+from trackside.data_plane.data_dir import DATA_FORMAT, DataDirDamaged, DataDirTooNew, claim_data_dir
 from trackside.data_plane.ends_table import EndsReader, EndsWriter, create_ends_table
 from trackside.data_plane.local_log import LocalLogReader
 from trackside.data_plane.log import LogConfigurationError, Partition, Watermarks
@@ -200,7 +201,7 @@ def test_open_files_are_bounded(log: LocalLog, monkeypatch: pytest.MonkeyPatch) 
 
 def test_files_that_were_used_last_stay_open(tmp_path: Path) -> None:
     files = OpenFiles(2, os.O_RDWR)
-    one, two, three = (tmp_path / name for name in ("1", "2", "3"))
+    one, two, three = (str(tmp_path / name) for name in ("1", "2", "3"))
     fds = {files.create(one), files.create(two)}
     files.fd(one)
     files.create(three)
@@ -209,7 +210,7 @@ def test_files_that_were_used_last_stay_open(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError):
         files.create(one)
     with pytest.raises(FileNotFoundError):
-        files.fd(tmp_path / "4")
+        files.fd(str(tmp_path / "4"))
     files.close()
     assert len(files) == 0
 
@@ -522,6 +523,19 @@ def test_interval_syncs_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyP
     log.close()
 
 
+def test_more_unsynced_than_a_reboot_may_lose_is_synced_out_of_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device, clock = Device(monkeypatch), Clock()
+    monkeypatch.setattr(local_log, "UNSYNCED_ENTRIES_MAX", 10)
+    log = LocalLog(tmp_path, sync_interval_seconds=1e9)
+    feed = Feed(log.writer(monotonic=clock.monotonic))
+    for number in range(10):
+        feed.append_logged(record(numbered(3 * number, 3), ROUTE))
+    assert len(device.synced) == 2  # after 12 and 24 entries
+    log.close()
+
+
 # --- retention -----------------------------------------------------------------------------------------------------
 
 
@@ -634,6 +648,14 @@ def test_a_log_keeps_its_identity_and_a_new_one_has_another(log: LocalLog, tmp_p
     other.write(numbered_records(1))
     assert other.read_all().runs[0].identity != first
     other.close()
+
+
+def test_processes_that_make_the_log_at_once_agree_on_its_identity(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        for attempt in range(5):
+            claims = [pool.submit(claim_data_dir, tmp_path / str(attempt)) for _ in range(8)]
+            assert len({claim.result() for claim in claims}) == 1
+            assert [path.name for path in (tmp_path / str(attempt)).iterdir()] == ["format.json"]
 
 
 def test_a_reader_may_come_before_the_log(log: LocalLog) -> None:
