@@ -18,11 +18,13 @@ KILLS = int(os.environ.get("TRACKSIDE_KILLS", "2"))
 @pytest.fixture(params=["local", pytest.param("kafka", marks=pytest.mark.kafka)])
 def server(request: pytest.FixtureRequest, make_server: Callable[..., Server], shape: str) -> Iterator[Server]:
     broker = request.getfixturevalue("kafka_broker").address if request.param == "kafka" else ""
-    arguments = () if not broker else ("--domain", f"t{os.getpid()}{request.node.name.translate(NO_MARKS)[:80]}")
-    yield make_server(shape, *arguments, broker=broker).start()
+    server = make_server(shape, broker=broker)
+    if broker:  # one broker serves many tests: each has topics of its own
+        server.environment["TRACKSIDE_DOMAIN"] = request.node.name.translate(NO_MARKS)[:80]
+    yield server.start()
 
 
-NO_MARKS = str.maketrans({mark: "-" for mark in "[]/_."})
+NO_MARKS = str.maketrans({mark: "-" for mark in " []/_."})
 
 
 def check(server: Server, load: Load) -> None:
