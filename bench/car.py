@@ -105,6 +105,18 @@ class Car:
     name = "Simulated car"
     groups = (Group(FAST_HZ, _FAST), Group(SLOW_HZ, _SLOW))
     event_kinds = _EVENTS
+    highlights = (
+        "vCar:Chassis",
+        "nEngine:Engine",
+        "NGear:Gearbox",
+        "rThrottle:Driver",
+        "pBrakeF:Chassis",
+        "gLat:Chassis",
+        "gLong:Chassis",
+        "sLap:Chassis",
+        "NLap:Chassis",
+        "TTyreFL:Tyres",
+    )
 
     def __init__(self, seed: int = 1, circuit: Circuit | None = None) -> None:
         self.circuit = circuit or default_circuit()

@@ -48,6 +48,18 @@ FIRST_BUFFER_OFFSET = 48
 SUB_HEADER = Struct("<qddii")
 SUB_HEADER_OFFSET = 112
 VARIABLE = Struct("<iii?3x32s64s32s")
+HIGHLIGHTS = (
+    "Speed",
+    "RPM",
+    "Gear",
+    "Throttle",
+    "Brake",
+    "SteeringWheelAngle",
+    "LatAccel",
+    "LongAccel",
+    "Lap",
+    "LapDist",
+)
 VARIABLES_MAX = 4096
 TICK_BYTES_MAX = 1 << 20
 RATE_HZ_MAX = 1000
@@ -101,6 +113,11 @@ class Recording:
         self._rows = tuple(rows for _, _, rows in groups)
         self.groups = tuple(Group(self._tick_hz * per_tick, parameters) for per_tick, parameters, _ in groups)
         self._laps = self._find_laps()
+
+    @property
+    def highlights(self) -> tuple[str, ...]:
+        known = {identifier for group in self.groups for identifier in group.identifiers}
+        return tuple(name for name in (f"{short}:{APPLICATION}" for short in HIGHLIGHTS) if name in known)
 
     @property
     def seconds(self) -> float:

@@ -81,6 +81,10 @@ class Drive(Protocol):
     @property
     def event_kinds(self) -> tuple[EventKind, ...]: ...
 
+    @property
+    def highlights(self) -> tuple[str, ...]:
+        """Identifiers of the few channels to show first."""
+
     def block(self, start_seconds: float, seconds: float) -> Block:
         """What happened in the ``seconds`` from ``start_seconds`` on. Same arguments, same answer, in any order."""
 

@@ -94,9 +94,9 @@ class PacketMaker:
         return self.packet("RowData", encode_rows(sample_format, times_ns, values))
 
     def marker(self, time_ns: int, label: str, *, kind: str = "Lap Trigger", value: int = 0) -> pb.Packet:
-        """``source`` is "0" because existing readers parse it as a small number."""
+        """Essential, so that who joins late has the laps. ``source`` is "0": existing readers parse it as a number."""
         content = pb.MarkerPacket(timestamp=time_ns, label=label, type=kind, source="0", value=value)
-        return self.packet("Marker", content.SerializeToString())
+        return self.packet("Marker", content.SerializeToString(), essential=True)
 
     def event(self, event_format: int | str, time_ns: int, values: Iterable[float] = ()) -> pb.Packet:
         """``event_format`` is the number from GetEventDataFormatId, or the event's identifier."""

@@ -115,7 +115,7 @@ def test_packets_are_numbered_and_carry_their_session() -> None:
     assert [packet.type for packet in packets] == [
         "NewSession", "Configuration", "Marker", "Event", "Event", "EndOfSession",
     ]  # fmt: skip
-    assert [packet.is_essential for packet in packets] == [False, True, False, False, False, False]
+    assert [packet.is_essential for packet in packets] == [False, True, True, False, False, False]
     info = pb.NewSessionPacket.FromString(packets[0].content).session_info
     assert (info.data_source, info.identifier, info.type, info.version) == ("Demo", "Spa", "Session", 1)
     int(pb.MarkerPacket.FromString(packets[2].content).source)  # existing readers parse it
