@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -29,6 +30,7 @@ from zlib import crc32
 
 import msgspec
 
+from trackside.bench.forks import fork
 from trackside.shm.ring import RingReader, RingWriter, create_ring
 
 __all__ = ["Measured", "main", "measure"]
@@ -170,27 +172,12 @@ def run_pair(first: Callable[[Connection], None], second: Callable[[Connection],
     """Forks both, each on a core of its own where there are two; returns what ``second`` answers."""
     receiving, sending = Pipe(duplex=False)
     cores = sorted(os.sched_getaffinity(0))
-    pids = [_fork(role, sending, cores[core % len(cores)]) for core, role in enumerate((first, second))]
+    pids = [fork(partial(role, sending), core=cores[core % len(cores)]) for core, role in enumerate((first, second))]
     answer = receiving.recv()
     for pid in pids:
         if os.waitpid(pid, 0)[1]:
             raise RuntimeError("one end of the benchmark failed; its error stands above")
     return answer
-
-
-def _fork(role: Callable[[Connection], None], answer: Connection, core: int) -> int:
-    pid = os.fork()
-    if pid:
-        return pid
-    status = 1
-    try:
-        os.sched_setaffinity(0, {core})
-        role(answer)
-        status = 0
-    except BaseException as error:  # noqa: BLE001 # a fork must not go on as its parent
-        print(f"ring benchmark: {error!r}", file=sys.stderr)
-    finally:
-        os._exit(status)
 
 
 def measure(sizes: Sizes) -> list[Measured]:

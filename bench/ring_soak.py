@@ -23,12 +23,13 @@ import signal
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
 
+from trackside.bench.forks import fork
 from trackside.shm.liveness import Doorbell, Liveness, create_doorbell, create_liveness
 from trackside.shm.ring import RingReader, RingRecord, RingWriter, create_ring
 
@@ -38,7 +39,8 @@ BLOB = random.Random(0).randbytes(1 << 16)
 COMMIT_LAG_MAX = 32
 
 # Cells that the two ends and the parent share apart from the ring; one writer each.
-STOP, ACCEPTED, UNPUBLISHED, WRITER_LATE = 0, 16, 17, 18
+STOP = 0
+ACCEPTED, UNPUBLISHED, WRITER_LATE, DONE = 16, 17, 18, 19
 VERIFIED, RECORDS, REPEATED, TORN, SKIPPED, READER_LATE = 32, 33, 34, 35, 36, 37
 
 
@@ -134,7 +136,7 @@ def write(stage: Stage) -> None:
             _wait_for_room(stage, writer, [len(body) for _, _, body in group])
         cells[ACCEPTED] = end
         stage.bells["reader"].ring_if_asleep()
-    cells[STOP] = 1
+    cells[DONE] = 1
     stage.bells["reader"].ring()
 
 
@@ -149,7 +151,7 @@ def _wait_for_room(stage: Stage, writer: RingWriter, sizes: list[int]) -> None:
 
 
 def read(stage: Stage) -> None:
-    """Checks, notes and commits, in parts, until the writer has stopped and everything is committed."""
+    """Checks, notes and commits, in parts, until the writer is done and everything is committed."""
     cells = stage.cells
     reader = RingReader(stage.ring)
     rng = random.Random(os.getpid())
@@ -166,7 +168,7 @@ def read(stage: Stage) -> None:
         _commit_some(stage, reader, records, rng)
         if records:
             continue
-        if cells[STOP] and reader.publish_position() == end:
+        if cells[DONE] and reader.publish_position() == end:
             break
         _sleep(stage, reader)
 
@@ -181,27 +183,13 @@ def _commit_some(stage: Stage, reader: RingReader, records: list[RingRecord], rn
 def _sleep(stage: Stage, reader: RingReader) -> None:
     bell = stage.bells["reader"]
     bell.prepare_sleep()
-    if reader.publish_position() == reader.read_position and not stage.cells[STOP]:
+    if reader.publish_position() == reader.read_position and not stage.cells[DONE]:
         late = not stage.sleep("reader") and reader.publish_position() != reader.read_position
         stage.cells[READER_LATE] += late
     bell.woken()
 
 
 # --- the parent --------------------------------------------------------------------------------------------------------
-
-
-def _fork(role: Callable[[Stage], None], stage: Stage) -> int:
-    pid = os.fork()
-    if pid:
-        return pid
-    status = 1
-    try:
-        role(stage)
-        status = 0
-    except BaseException:  # noqa: BLE001 # a fork of a test must not go on as its parent
-        traceback.print_exc()
-    finally:
-        os._exit(status)
 
 
 def run(
@@ -218,19 +206,28 @@ def run(
     with tempfile.TemporaryDirectory(dir=directory) as place:
         stage = Stage(Path(place), seed, capacity_bytes, bytes_total, wait_seconds)
         roles: dict[str, Callable[[Stage], None]] = {"writer": write, "reader": read}
-        pids = {name: _fork(role, stage) for name, role in roles.items()}
+        pids = {name: fork(partial(role, stage)) for name, role in roles.items()}
         killed = {"writer": 0, "reader": 0}
         rng = random.Random(seed)
         for _ in range(kills):
-            time.sleep(rng.uniform(0.001, 0.015))
+            _let_it_run(stage, rng)
             name = rng.choice(["writer", "reader"])
             os.kill(pids[name], signal.SIGKILL)
             killed[name] += os.WIFSIGNALED(os.waitpid(pids[name], 0)[1])
-            pids[name] = _fork(roles[name], stage)
+            pids[name] = fork(partial(roles[name], stage))
         if kills:
             stage.cells[STOP] = 1
         failures = sum(os.waitpid(pid, 0)[1] != 0 for pid in pids.values())
         return _result(stage, seed, killed, failures, time.monotonic() - started)
+
+
+def _let_it_run(stage: Stage, rng: random.Random) -> None:
+    """A moment by chance, and until records flow (a machine may be busy); five seconds at most."""
+    before = stage.cells[RECORDS]
+    give_up = time.monotonic() + 5
+    time.sleep(rng.uniform(0.001, 0.015))
+    while stage.cells[RECORDS] < before + 10 and time.monotonic() < give_up:
+        time.sleep(0.001)
 
 
 def _result(stage: Stage, seed: int, killed: dict[str, int], failures: int, seconds: float) -> Soak:

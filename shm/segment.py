@@ -124,7 +124,7 @@ class Segment:
         return page
 
     def close(self) -> None:
-        """Unmaps; may be called again."""
+        """Unmaps; may be called again. Raises BufferError while a view that somebody else made of it lives."""
         for view in (self.cells, self.words, self._whole, self.view):
             view.release()
         self.memory.close()

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from trackside.shm.layout import TEXT_BYTES_MAX, LivenessCell, SegmentKind
+from trackside.shm.layout import TEXT_BYTES_MAX, LivenessCell
 from trackside.shm.liveness import Doorbell, Liveness, WorkerState, create_doorbell, create_liveness
+from trackside.shm.ring import create_ring
 from trackside.shm.segment import LayoutMismatch, Segment
 
 
@@ -48,7 +49,7 @@ def test_a_state_of_another_version_is_no_error(path: Path) -> None:
     live = Liveness(path)
     assert live.state is WorkerState.STARTING
     live.cells[LivenessCell.STATE] = 1000
-    assert live.state is WorkerState.FAILED
+    assert Liveness(path).state is WorkerState.FAILED
 
 
 def test_texts_are_cut_between_characters(path: Path) -> None:
@@ -94,7 +95,9 @@ def test_another_kind_is_refused(tmp_path: Path) -> None:
     Segment.create(tmp_path / "s", 4096).close()
     with pytest.raises(LayoutMismatch):
         Liveness(tmp_path / "s")
-    assert SegmentKind.LIVENESS != SegmentKind.RING
+    create_ring(tmp_path / "ring", capacity_bytes=1 << 14, ring_id="x")
+    with pytest.raises(LayoutMismatch, match="kind 1, LIVENESS is 2"):
+        Liveness(tmp_path / "ring")
 
 
 # --- doorbells -------------------------------------------------------------------------------------------------------

@@ -54,6 +54,12 @@ def read_all(image: bytes, ever: Records) -> tuple[Records, list[RingCorrupt]]:
     return got, errors
 
 
+def possible(image: bytes) -> bool:
+    """Whether commit and publish can both be true."""
+    commit, publish = (int.from_bytes(image[c * 8 : c * 8 + 8], "little") for c in (RingCell.COMMIT, RingCell.PUBLISH))
+    return commit <= publish <= commit + CAPACITY and commit % 64 == publish % 64 == 0
+
+
 def flip(image: bytes, offset: int, bit: int) -> bytes:
     return image[:offset] + bytes([image[offset] ^ (1 << bit)]) + image[offset + 1 :]
 
@@ -100,7 +106,7 @@ def test_every_bit_of_every_cell() -> None:
             got, errors = read_all(damaged, ever)
             if cell in (RingCell.PUBLISH, RingCell.COMMIT):
                 part = truth[: len(got)] if cell == RingCell.PUBLISH else ever[len(ever) - len(got) :]
-                assert errors or (got == part and got != truth), (cell, bit)
+                assert errors or (got == part and got != truth and possible(damaged)), (cell, bit)
                 _writer_never_overwrites(damaged)
             else:
                 assert (got, errors) == (truth, []), "nothing is decided from this cell"
@@ -110,7 +116,8 @@ def _writer_never_overwrites(image: bytes) -> None:
     memory = JournalMemory(CAPACITY, image=image)
     try:
         writer = RingWriter("", segment=memory)
-        while writer.try_publish([(0, 0, b"")]) is not None:
+        for _ in range(CAPACITY // 64 + 1):
+            writer.try_publish([(0, 0, b"")])
             assert memory.cells[RingCell.PUBLISH] - memory.cells[RingCell.COMMIT] <= CAPACITY
     except RingCorrupt as error:
         assert "commit" in error.reason
@@ -126,6 +133,22 @@ def test_commit_that_jumps_while_the_writer_runs() -> None:
         writer.try_publish([(0, 0, b"x")])
     with pytest.raises(RingCorrupt, match="commit"):
         writer.fits([1])
+
+
+def test_a_record_of_the_lap_before_is_none_of_this() -> None:
+    """A publish position that ran ahead of its records: what lies there is whole, but old."""
+    memory = JournalMemory(CAPACITY)
+    writer, reader = RingWriter("", segment=memory), RingReader("", segment=memory)
+    while writer.try_publish([(0, 0, b"")]) is not None:
+        pass
+    reader.commit(reader.poll()[-1].end)
+    memory.cells[RingCell.PUBLISH] = CAPACITY + 64
+    with pytest.raises(RingCorrupt, match="position stamp is 0") as caught:
+        reader.poll()
+    assert (caught.value.ring_id, caught.value.position) == ("journal", CAPACITY)
+    view = RingView("", segment=memory)
+    assert view.suspect_position == CAPACITY and reader.suspect and reader.poll() == []
+    assert RingReader("", segment=memory).suspect is False, "a successor looks for itself"
 
 
 @pytest.mark.parametrize("seed", range(4))

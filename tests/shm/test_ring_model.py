@@ -35,6 +35,7 @@ class RingMachine(RuleBasedStateMachine):
         self.published: list[RingRecord] = []
         self.taken = 0
         self.committed = 0
+        self.answered = 0  # the wish of the writer that the reader of now has rung for
         self.now = 0
 
     @initialize(capacity=st.sampled_from([256, 512, 1024]), body_crc=st.booleans())

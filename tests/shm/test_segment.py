@@ -70,9 +70,12 @@ def test_nothing_is_left_of_what_could_not_be_made(tmp_path: Path) -> None:
 def test_no_space_says_how_much_is_needed() -> None:
     path = Path(f"/dev/shm/trackside-test-{os.getpid()}")
     needed = free_bytes("/dev/shm") * 4 + PAGE_BYTES
-    with pytest.raises(NoSpace) as caught:
-        Segment.create(path, needed)
-    assert not path.exists()
+    try:
+        with pytest.raises(NoSpace) as caught:
+            Segment.create(path, needed)
+        assert not path.exists()
+    finally:
+        path.unlink(missing_ok=True)
     assert (caught.value.path, caught.value.bytes_needed) == (path, needed)
     assert str(needed) in str(caught.value) and str(path) in str(caught.value)
     assert 0 < caught.value.bytes_available < needed

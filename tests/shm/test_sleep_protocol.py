@@ -100,12 +100,12 @@ def test_waiting_for_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     reader_does: list[Event] = []
 
     monkeypatch.setattr(ring, "full_fence", note(writer_does))
-    writer._cells = Noted(memory.cells, writer_does, watched)  # type: ignore[assignment, arg-type]
+    writer._cells = Noted(memory.cells, writer_does, watched)  # type: ignore[arg-type]
     writer.wait_for_commit(end)
     assert writer.commit_position == 0
 
     monkeypatch.setattr(ring, "full_fence", note(reader_does))
-    reader._cells = Noted(memory.cells, reader_does, watched)  # type: ignore[assignment, arg-type]
+    reader._cells = Noted(memory.cells, reader_does, watched)  # type: ignore[arg-type]
     assert reader.commit(end), "it was asked for"
     forbids_only_with_fences(writer_does, reader_does)
 
@@ -132,13 +132,13 @@ def test_sleeping_on_a_doorbell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(liveness, "full_fence", note(sleeper_does))
     bell._cells = Slot(slot, sleeper_does, watched)  # type: ignore[assignment]
-    reader._cells = Noted(memory.cells, sleeper_does, watched)  # type: ignore[assignment, arg-type]
+    reader._cells = Noted(memory.cells, sleeper_does, watched)  # type: ignore[arg-type]
     bell.prepare_sleep()
     assert reader.publish_position() == 0
 
     monkeypatch.setattr(liveness, "full_fence", note(other_does))
     bell._cells = Slot(slot, other_does, watched)  # type: ignore[assignment]
-    writer._cells = Noted(memory.cells, other_does, watched)  # type: ignore[assignment, arg-type]
+    writer._cells = Noted(memory.cells, other_does, watched)  # type: ignore[arg-type]
     writer.try_publish([(0, 0, b"x")])
     bell.ring_if_asleep()
     forbids_only_with_fences(sleeper_does, other_does)
