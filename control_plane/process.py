@@ -12,8 +12,10 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 
 import uvloop
 
+from trackside.control_plane.keys import KeyFileDamaged
 from trackside.control_plane.log_port import Append, LogAway, LoggedEntry, LoggedRun
 from trackside.control_plane.server import ControlPlane
+from trackside.data_plane.data_dir import DataDirDamaged
 from trackside.data_plane.frame import Frame
 from trackside.data_plane.log import LogState, Partition, Watermarks
 from trackside.data_plane.peer import LogUnavailable, Parcel, Peer, RingFull
@@ -135,6 +137,8 @@ def _entries(frame: Frame, first: int) -> list[LoggedEntry]:
 async def _serve(worker: Worker) -> None:
     stopping = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
+    if worker.stopping:  # the signal came before
+        stopping.set()
     peer = Peer(worker)
     peer.start()
 
@@ -143,9 +147,11 @@ async def _serve(worker: Worker) -> None:
             worker.become(WorkerState.DEGRADED if reason else WorkerState.READY, reason)
 
     spec = worker.spec
-    control_plane = ControlPlane(
-        LinkedLog(worker, peer), spec.settings, spec.control_socket, spec.epoch, on_state=report
-    )
+    log = LinkedLog(worker, peer)
+    try:
+        control_plane = ControlPlane(log, spec.settings, spec.control_socket, spec.epoch, on_state=report)
+    except KeyFileDamaged as error:
+        raise DataDirDamaged(str(error)) from None  # the exit code that forbids a restart
     await control_plane.start()
     control_plane.failed.add_done_callback(lambda _: stopping.set())
     await stopping.wait()

@@ -5,7 +5,7 @@ signals and what systemd is told. Everything happens on its main thread in one l
 
 Start: lock, recover what dead instances left, lay out, start producers, consumers, control plane and gateways.
 Stop: gateways first (take no more, end streams with a status), then the control plane, then producers (log what the
-rings hold) and consumers, each within its share of the drain bound.
+rings hold) and consumers, within the drain bound.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from trackside.control_plane.ports import PortReservation
 from trackside.control_plane.run_directory import RunDirectory, lock_directory
 from trackside.control_plane.topology import RECOVERY
 from trackside.control_plane.worker_handle import WorkerHandle
+from trackside.data_plane.data_dir import read_identity
+from trackside.data_plane.log import LogConfigurationError
 from trackside.data_plane.recovery import write_rings_of
 from trackside.data_plane.spec import Settings, SlotSpec, WorkerSpec
 from trackside.data_plane.worker import log_line
@@ -38,6 +40,12 @@ __all__ = ["Supervisor", "run_server"]
 
 ROUND_SECONDS = 0.05
 WATCHDOG_SECONDS = 1.0
+
+DRAIN_SHARES = ((("gateway",), 0.5), (("control-plane", "recovery"), 0.6), (("producer",), 1.0), (("consumer",), 1.0))
+"""Who is stopped after whom, and which part of the drain bound may have passed by then."""
+
+LEAVE_SECONDS = 2.0
+"""What a process has for leaving when the bound has passed; it needs milliseconds."""
 
 
 def run_server(settings: Settings, *, banner: bool = True) -> int:
@@ -67,6 +75,7 @@ class Supervisor:
         self.run_directory = RunDirectory(settings)
         data_dir = Path(settings.data_dir)
         self._data_lock = lock_directory(data_dir, "data directory", self.run_directory.guid)
+        _check_data_directory(data_dir)
         self._ports = [
             PortReservation(settings.listen_address, settings.port, "StreamApiPort"),
             PortReservation(settings.listen_address, settings.key_port, "KeyGeneratorPort"),
@@ -116,8 +125,9 @@ class Supervisor:
         for worker in self.workers.values():
             if worker.state == "given_up":
                 words = worker.liveness.read_last_words().strip().splitlines()
-                print(f"trackside: {worker.name} cannot start: {words[-1] if words else ''}", file=sys.stderr)
                 self._stop_all(self.workers.values(), 5.0)
+                # Last, where its user looks first.
+                print(f"trackside: {worker.name} cannot start: {words[-1] if words else ''}", file=sys.stderr)
                 return worker.exit_code if worker.exit_code and worker.exit_code > 0 else int(ExitCode.INTERNAL)
         return 0
 
@@ -250,24 +260,19 @@ class Supervisor:
         log_line("info", "supervisor", "state", state=self._state, signal=signal.Signals(self._stop_signal).name)
         self._systemd.stopping("draining")
         self._describe("")
-        bound = self.settings.drain_seconds
-        self._stop_all(self._of_roles("gateway"), bound / 2)
-        self._stop_all(self._of_roles("control-plane", "recovery"), bound / 4)
-        self._stop_all(self._of_roles("producer"), bound)
-        self._stop_all(self._of_roles("consumer"), bound / 4)
-        kept = self._unlogged()
+        begun = time.monotonic()
+        for roles, share in DRAIN_SHARES:
+            left = begun + share * self.settings.drain_seconds - time.monotonic()
+            self._stop_all(self._of_roles(*roles), max(left, LEAVE_SECONDS))
+        kept = sum(map(_unlogged_bytes, [*self.run_directory.stale, self.run_directory.instance]))
         self._state = "STOPPED"
         self._describe("")
-        if not kept and not any(folder.exists() for folder in self.run_directory.stale):
-            shutil.rmtree(self.run_directory.instance, ignore_errors=True)
-        else:
+        if kept:
             log_line("warn", "supervisor", "not everything was logged; the next start recovers it", bytes=kept)
+        if not _unlogged_bytes(self.run_directory.instance):
+            shutil.rmtree(self.run_directory.instance, ignore_errors=True)
         log_line("info", "supervisor", "state", state="STOPPED")
         return int(ExitCode.OK)
-
-    def _unlogged(self) -> int:
-        rings = [RingView(path) for path in write_rings_of(self.run_directory.instance)]
-        return sum(ring.used_bytes for ring in rings)
 
     def _stop_all(self, workers: Iterable[WorkerHandle], seconds: float) -> None:
         """SIGTERM, wait within the bound, then SIGKILL: what they hold is in shared memory."""
@@ -291,6 +296,20 @@ class Supervisor:
             port.close()
         self._data_lock.release()
         self.run_directory.lock.release()
+
+
+def _check_data_directory(path: Path) -> None:
+    """Raises CommandFailed when a newer version wrote it, or when it cannot be understood."""
+    try:
+        read_identity(path)
+    except LogConfigurationError as error:
+        raise CommandFailed(ExitCode.CONFIGURATION, str(error)) from None
+    except OSError as error:
+        raise CommandFailed(ExitCode.CANNOT_CREATE, f"data directory {path}: {error.strerror}") from None
+
+
+def _unlogged_bytes(instance: Path) -> int:
+    return sum(RingView(path).used_bytes for path in write_rings_of(instance))
 
 
 def _running(workers: Iterable[WorkerHandle]) -> Iterator[WorkerHandle]:

@@ -25,6 +25,9 @@ BACK_OFF_SECONDS = (0.0, 0.2, 1.0, 2.0, 5.0)
 GIVE_UP_DEATHS, GIVE_UP_SECONDS = 5, 60.0
 """Deaths without ever having been ready, within this time, after which a slot is given up."""
 
+AFTER_DEATH = {"waiting": "died and is being started again", "given_up": "died and was given up", "done": "died"}
+"""What a reason says of a dead process, by the state of its slot."""
+
 
 class WorkerHandle:
     """States by name: ``idle`` (not wanted), ``running``, ``waiting`` (dead, back-off), ``given_up``, ``done``."""
@@ -58,10 +61,9 @@ class WorkerHandle:
 
     def start(self, spec: WorkerSpec) -> None:
         """Exec the worker. From the supervisor's main thread only: the parent-death signal is per thread."""
+        # The state first: who sees the new epoch must not take the READY of the old one for its own.
         self.liveness.state = WorkerState.STARTING
-        self.liveness.epoch += (
-            1  # after the state: who sees the new epoch must not take the old one's READY for its own
-        )
+        self.liveness.epoch += 1
         self.liveness.heartbeat_ns = time.monotonic_ns()
         self._spec = msgspec.structs.replace(spec, epoch=self.liveness.epoch)
         self._process = self._exec(self._spec)
@@ -110,7 +112,7 @@ class WorkerHandle:
     def _on_exit(self, code: int, restart: bool) -> None:
         self.exit_code = self.liveness.last_exit = code
         self._process = None
-        if code == 0:
+        if code == 0 or (code == -signal.SIGTERM and not restart):  # the latter before it could handle the signal
             self.state = "done"
             return
         booted = self.liveness.state not in (WorkerState.STARTING, WorkerState.FAILED)
@@ -125,8 +127,7 @@ class WorkerHandle:
         else:
             self.state = "done"
         # Said for the dead, who may have left READY there: until its successor says otherwise nobody may count on it.
-        next_ = "given up" if self.state == "given_up" else "to be started again"
-        self.liveness.write_reason(f"process {self.name} died and is {next_}: {last_line or how}")
+        self.liveness.write_reason(f"process {self.name} {AFTER_DEATH[self.state]}: {last_line or how}")
         self.liveness.state = WorkerState.FAILED
 
     def _plan_restart(self, code: int, booted: bool) -> None:

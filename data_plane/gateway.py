@@ -133,6 +133,8 @@ class Gateway(grpc.GenericRpcHandler):
         stopping = asyncio.Event()
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, stopping.set)
+        if self.worker.stopping:  # the signal came before
+            stopping.set()
         self.peer.start()
         self._server.add_generic_rpc_handlers((self,))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
