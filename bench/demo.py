@@ -51,6 +51,7 @@ class Options(Protocol):
     producers: int
     consumers: int
     port: int
+    keep: bool
     as_json: bool
 
 
@@ -74,7 +75,7 @@ def main(options: Options) -> int:
     except (ValueError, OSError) as error:
         return _fail(str(error), EXIT_USAGE)
     try:
-        server = DemoServer(plan.shape, broker=options.broker or "", port=options.port)
+        server = DemoServer(plan.shape, broker=options.broker or "", port=options.port, keep=options.keep)
     except OSError as error:
         return _fail(f"no folder for the demo: {error}", EXIT_CANNOT_CREATE)
     try:
@@ -89,6 +90,8 @@ def main(options: Options) -> int:
     finally:
         server.stop()
         server.remove()
+        if options.keep:
+            print(f"kept: run directory {server.run_dir}, log and messages {server.folder}", file=sys.stderr)
     return _conclude(outcome, options.as_json)
 
 

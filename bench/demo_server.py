@@ -21,7 +21,7 @@ __all__ = ["DemoServer", "KillResult", "ServerFailed", "Shape", "find_process", 
 START_SECONDS = 60.0
 STOP_SECONDS = 40.0
 _PR_SET_PDEATHSIG = 1
-_PREFIX = "trackside-demo-"
+_PREFIX, _KEPT_PREFIX = "trackside-demo-", "trackside-kept-"
 
 
 class ServerFailed(Exception):
@@ -76,9 +76,10 @@ class DemoServer:
     process dies, the kernel tells the server to drain.
     """
 
-    def __init__(self, shape: Shape, *, broker: str = "", port: int = 0) -> None:
+    def __init__(self, shape: Shape, *, broker: str = "", port: int = 0, keep: bool = False) -> None:
         remove_leftovers()
-        name = f"{_PREFIX}{os.getpid()}-"
+        name = f"{_KEPT_PREFIX if keep else _PREFIX}{os.getpid()}-"
+        self.keep = keep
         self.folder = Path(tempfile.mkdtemp(prefix=name))
         self.run_dir = Path(tempfile.mkdtemp(prefix=name, dir=_memory_folder()))
         self.log_file = self.folder / "server.log"
@@ -147,7 +148,9 @@ class DemoServer:
             return self._process.wait()
 
     def remove(self) -> None:
-        """Take the folders away. After :meth:`stop`."""
+        """Take the folders away, unless they are to be kept. After :meth:`stop`."""
+        if self.keep:
+            return
         shutil.rmtree(self.run_dir, ignore_errors=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 

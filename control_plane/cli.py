@@ -190,6 +190,7 @@ def _demo() -> click.Command:
             click.Option(
                 ["--port"], type=click.IntRange(0, 65535), default=0, help="Port of the server; 0: a free one."
             ),
+            _flag("--keep", "Keep run directory, log and messages of the server, and say where they are."),
             click.Option(["--json", "as_json"], is_flag=True, help="The summary for programs."),
         ],
         "Start a server of its own, let a simulated car write telemetry and a reader read it back, show what flows, and "

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 from ibt_files import ibt_bytes, write_ibt
+from kafka_broker import KafkaBroker
 from server import wait_until
 
 from trackside.bench.demo_server import remove_leftovers
@@ -65,6 +66,15 @@ def test_a_recorded_drive(environment: dict[str, str], tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(done.stdout)
     assert found["drive"] == "drive.ibt" and found["packets_read"] > 100
+
+
+@pytest.mark.kafka
+def test_on_a_real_kafka(kafka_broker: KafkaBroker, environment: dict[str, str], tmp_path: Path) -> None:
+    arguments = ["--broker", kafka_broker.address, "--seconds", "3", "--kill", "producer", "--json"]
+    done = run(arguments, environment, tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(done.stdout)
+    assert found["proved"] and found["packets_read"] == found["packets_written"] > 600
 
 
 @pytest.mark.parametrize(

@@ -253,6 +253,16 @@ def test_folders_of_a_demo_that_was_killed_are_removed(monkeypatch: pytest.Monke
     assert not server.run_dir.exists() and not server.folder.exists()
 
 
+def test_folders_that_are_kept_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(demo_server, "_memory_folder", lambda: str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    server = DemoServer(Shape(), keep=True)
+    server.remove()
+    monkeypatch.setattr(demo_server.Path, "exists", lambda _: False)  # as if this process were gone
+    demo_server.remove_leftovers()
+    assert os.path.isdir(server.run_dir) and os.path.isdir(server.folder)
+
+
 # --- the talk
 
 CHILD = """
