@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from trackside.shm.counters import OTHER, REFUSED, CounterTable, Metric, create_counters, read_counters, read_metrics
-from trackside.shm.layout import METRIC_ROWS, METRICS_OFFSET, PAGE_BYTES, ROWS_OFFSET
+from trackside.shm.layout import METRIC_ROWS, METRICS_OFFSET, PAGE_BYTES, ROW_ENTRY_BYTES, ROWS_OFFSET
 
 PACKETS = Metric("packets", "counter", ("topic", "way"), "Packets that a producer appended. Look here first.")
 LAG = Metric("lag_bytes", "gauge", (), "Bytes between commit and publish.")
@@ -113,12 +113,23 @@ def test_a_row_that_was_not_finished_is_free(path: Path) -> None:
     """The owner died after the text and before the state."""
     table = CounterTable(path)
     table.counter(LAG).add(1)
-    row = ROWS_OFFSET + 2 * 384
+    row = ROWS_OFFSET + 2 * ROW_ENTRY_BYTES
     assert table._directory.cells[row // 8] != 0
     table._directory.cells[row // 8] = 0
     successor = CounterTable(path)
     successor.counter(PACKETS, topic="a", way="").add(1)
     assert ("lag_bytes", "") not in values(path) and values(path)["packets", "a"] == 1
+
+
+def test_a_damaged_row_is_left_out_and_left_alone(path: Path) -> None:
+    """Its metric is none of the directory: a successor goes on behind the last row, not over it."""
+    table = CounterTable(path)
+    for topic in ("a", "b"):
+        table.counter(PACKETS, topic=topic, way="").add(10)
+    table._directory.cells[(ROWS_OFFSET + 2 * ROW_ENTRY_BYTES) // 8] = 77
+    successor = CounterTable(path)
+    successor.counter(PACKETS, topic="c", way="").add(1)
+    assert [values(path).get(("packets", topic)) for topic in "abc"] == [None, 10, 1]
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -75,6 +75,14 @@ def test_a_torn_text_is_a_text(path: Path) -> None:
         assert live.read_last_words().startswith("äääa"[: length // 2 if length < 8 else 3])
 
 
+def test_a_length_that_cannot_be_shows_no_other_text(path: Path) -> None:
+    live = Liveness(path)
+    live.write_reason("why")
+    live.write_last_words("bye")
+    live.cells[LivenessCell.REASON_BYTES] = TEXT_BYTES_MAX + 3
+    assert live.read_reason().rstrip("\0") == "why"
+
+
 def test_last_words_are_published_by_their_length(path: Path) -> None:
     """A reader in the middle of the write sees the old length as 0, not old and new mixed."""
     live = Liveness(path)

@@ -38,14 +38,15 @@ def test_a_server_as_it_is(directory: FakeRunDirectory) -> None:
 def test_positions_of_a_ring(directory: FakeRunDirectory) -> None:
     writer, reader = directory.writer(), directory.reader()
     writer.try_publish([(1, 10, b"a" * 64)])
-    writer.try_publish([(1, 5, b"b" * 64)])
-    first, second = reader.poll()
+    taken = writer.try_publish([(1, 5, b"b" * 64)])
+    published = writer.try_publish([(1, 1, b"c" * 64)])
+    first, second = reader.poll(until=taken)
     reader.commit(first.end)
     down, up = observe(directory.path).rings
     assert (down.name, down.direction, up.name) == ("gateway-0>producer-0", "down", "producer-0>gateway-0")
-    assert (down.commit, down.read, down.publish) == (first.end, second.end, second.end)
-    assert (down.used_bytes, down.held_back_bytes, down.packets, down.records) == (128, 128, 15, 2)
-    assert down.fill == 128 / down.capacity_bytes and down.oldest_age_ns > 0
+    assert (down.commit, down.read, down.publish) == (first.end, second.end, published)
+    assert (down.used_bytes, down.held_back_bytes, down.packets, down.records) == (256, 128, 16, 3)
+    assert down.fill == 256 / down.capacity_bytes and down.oldest_age_ns > 0
     assert (up.used_bytes, up.oldest_age_ns, up.suspect) == (0, 0, False)
 
 
