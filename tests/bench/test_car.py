@@ -92,7 +92,7 @@ def test_distance_is_the_integral_of_speed(stint: Block) -> None:
     moved = np.diff(channel(stint, "sLap:Chassis"))
     on_lap = moved > 0
     assert np.count_nonzero(~on_lap) == len(stint.laps) - 1
-    assert np.allclose(moved[on_lap], speed[:-1].mean(axis=1)[on_lap] * 0.01, atol=0.005)
+    assert np.allclose(moved[on_lap], speed[:-1].mean(axis=1)[on_lap] * 0.01, atol=0.0005)
 
 
 def test_speed_does_not_jump(stint: Block) -> None:
