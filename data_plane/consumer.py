@@ -41,9 +41,6 @@ __all__ = ["Consumer", "run"]
 RUN_BYTES = 512 << 10
 """What is read at a time: long enough to be cheap, short enough that live partitions come round often."""
 
-SLICE_BYTES = 2 << 20
-"""What a reader in the past gets before it has to ask again: half of its buffer."""
-
 TOPICS_SECONDS = 0.25
 """How often the list of topics is compared with what was told, while somebody watches."""
 
@@ -88,16 +85,17 @@ class Past:
     """One reader's place in the past of one partition. ``request`` is the slice that is being served, if any; between
     two slices only the cursor is kept, so that the next one goes on where this one ended."""
 
-    def __init__(self, peer: PeerLink, request: Slice, cursor: Cursor) -> None:
+    def __init__(self, peer: PeerLink, request: Slice, cursor: Cursor, slice_bytes: int) -> None:
         self.peer = peer
         self.cursor = cursor
+        self._slice_bytes = slice_bytes
         self.held: Run | None = None
         self.unsent: deque[Sendable] = deque()
         self.begin(request)
 
     def begin(self, request: Slice) -> None:
         self.request: Slice | None = request
-        self.bytes_left = SLICE_BYTES
+        self.bytes_left = self._slice_bytes
 
     @property
     def reached(self) -> int:
@@ -113,6 +111,7 @@ class Consumer:
         self.routing = Routing(worker.spec.settings)
         self.peers = PeerSet(worker.spec, worker.attach)
         self.formats = FormatsFeed(reader, self.routing)
+        self._slice_bytes = worker.spec.settings.slice_bytes
         self._epochs = {peer: peer.epoch for peer in self.peers}
         self._feeds: dict[tuple[Partition, str], Feed] = {}
         self._by_cursor: dict[Cursor, Feed] = {}
@@ -196,7 +195,7 @@ class Consumer:
             return
         self._close_past(peer, request.reader, request.partition)
         cursor = self.log.open(request.partition, request.offset)
-        self._past[peer, request.reader, request.partition] = Past(peer, request, cursor)
+        self._past[peer, request.reader, request.partition] = Past(peer, request, cursor, self._slice_bytes)
 
     def _join(self, feed: Feed, peer: PeerLink, request: Slice, reached: int) -> None:
         feed.add(peer, request.reader, request.filter)
@@ -301,7 +300,7 @@ class Consumer:
         if past.request is None or past.cursor.next_offset == END:
             return 0  # nothing was asked, or where the end is must be known first
         if past.request.offset != END:
-            run = past.held or past.cursor.read(RUN_BYTES)
+            run = past.held or past.cursor.read(min(RUN_BYTES, past.bytes_left))
             if run is not None:
                 return self._send_run(past, past.request, run)
             if not past.cursor.at_end:

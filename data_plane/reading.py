@@ -8,7 +8,11 @@ its next-offset on. Hand-over from past to live, a consumer's restart, a slow re
 
     LIVE     the consumer sends this partition's frames to this peer as they come
     PAST     a slice was asked for and its end has not come yet
-    PAUSED   nothing is asked: the reader has too much unsent; when that has drained it asks for a slice
+    PAUSED   nothing is asked: the reader has too much unsent, or slices of other partitions have been promised all its
+             room; its places wait in line for it
+
+What a reader has unsent stays below its buffer and one frame, however many partitions it reads and whoever else reads
+them: it asks for no more than it has room for, and takes nothing while it is full.
 """
 
 from __future__ import annotations
@@ -46,7 +50,7 @@ class PlaceState(enum.Enum):
 class Place:
     """One reader in one partition. ``next_offset`` only grows while ``log`` stays the same."""
 
-    __slots__ = ("label", "log", "next_offset", "partition", "reader", "state", "until")
+    __slots__ = ("known", "label", "log", "next_offset", "partition", "reader", "state", "until")
 
     def __init__(self, reader: Reader, partition: Partition, label: str, offset: int, until: int | None) -> None:
         self.reader = reader
@@ -56,6 +60,7 @@ class Place:
         self.until = until  # a finite read ends here; None: for ever
         self.log = b""
         self.state = PlaceState.PAUSED
+        self.known = False  # to the consumer, which has to be told when it is wanted no more
 
     @property
     def finished(self) -> bool:
@@ -74,15 +79,18 @@ class Reader:
         number: int,
         key: bytes | None,
         filter_spec: FilterSpec | None,
-        buffer_bytes: int,
+        settings: Settings,
         on_frame: Callable[[Frame, int, bool], None] | None = None,
     ) -> None:
         self.number = number
         self.key = key
         self.filter = filter_spec
-        self.buffer_bytes = buffer_bytes
+        self.buffer_bytes = settings.reader_buffer_bytes
+        self.slice_bytes = settings.slice_bytes
         self.on_frame = on_frame
         self.places: dict[Partition, Place] = {}
+        self.promised: set[Place] = set()  # their slices are on the way and may bring something
+        self.waiting: dict[Place, None] = {}  # for room, in line
         self.pending: deque[bytes] = deque()
         self.pending_bytes = 0
         self.wake = asyncio.Event()
@@ -97,6 +105,11 @@ class Reader:
     @property
     def is_full(self) -> bool:
         return self.pending_bytes > self.buffer_bytes
+
+    @property
+    def has_room(self) -> bool:
+        """For one more slice."""
+        return self.pending_bytes + (len(self.promised) + 1) * self.slice_bytes <= self.buffer_bytes
 
     def push(self, elements: bytes) -> None:
         self.pending.append(elements)
@@ -143,7 +156,7 @@ class Readers:
     ) -> Reader:
         """A reader of nothing yet; :meth:`join` gives it partitions."""
         number = number_of(self._epoch, next(self._numbers))
-        reader = Reader(number, key, filter_spec, self._settings.reader_buffer_bytes, on_frame)
+        reader = Reader(number, key, filter_spec, self._settings, on_frame)
         self._readers[number] = reader
         return reader
 
@@ -152,8 +165,10 @@ class Readers:
     ) -> None:
         """Read ``partition`` from ``offset`` on (END: what comes from now on), up to ``until`` if given.
 
-        ``label`` is the stream that responses name.
+        ``label`` is the stream that responses name. A reader that was closed meanwhile gets nothing.
         """
+        if reader.closed:
+            return
         place = Place(reader, partition, label, offset, until)
         reader.places[partition] = place
         if place.finished:
@@ -162,25 +177,24 @@ class Readers:
         self._places.setdefault((partition, label), {})[reader.number] = place
         if reader.filter is not None:
             self._consumer_of(partition.topic).send(reader.filter)
-        self._ask(place)
+        self._want(place)
 
     def close(self, reader: Reader) -> None:
         """Forget the reader at once; its consumers are told."""
-        for place in reader.places.values():
-            self._leave(place)
-        reader.places.clear()
+        self.end(reader)
         reader.pending.clear()
-        reader.closed = True
-        reader.wake.set()
         self._readers.pop(reader.number, None)
 
-    def sent(self, reader: Reader) -> None:
-        """Called after each response: a reader that has drained comes back from its pause."""
-        if reader.pending_bytes > reader.buffer_bytes // 2:
-            return
+    def end(self, reader: Reader) -> None:
+        """Nothing more for this reader; what is pending stays, to be sent before its stream ends."""
+        reader.closed = True  # first, so that no place asks for the room that another one gives back
         for place in reader.places.values():
-            if place.state is PlaceState.PAUSED and not place.finished:
-                self._ask(place)
+            self._forget(place)
+        reader.wake.set()
+
+    def sent(self, reader: Reader) -> None:
+        """Called after each response: there is room again for places that wait."""
+        self._ask_waiting(reader)
 
     # -- what arrives -------------------------------------------------------------------------------------------------
 
@@ -191,18 +205,18 @@ class Readers:
     def _offer(self, place: Place, frame: Frame) -> None:
         if place.log != frame.log:
             self._meet(place, frame)
-        if place.next_offset == END or frame.start > place.next_offset:
-            if place.state is PlaceState.LIVE:
-                self.gaps += 1
-                self._ask(place)
-            return
-        if frame.next_offset <= place.next_offset:
+        if place.state is PlaceState.PAUSED:
             return
         reader = place.reader
         number = reader.filter.number if reader.filter else None
-        if number is not None and number not in frame.filters:
+        beyond = place.next_offset == END or frame.start > place.next_offset
+        if not beyond and frame.next_offset <= place.next_offset:
+            return
+        if beyond or reader.is_full or (number is not None and number not in frame.filters):
+            # Of no use, or no room for it. A place in the past learns that from the end of its slice.
             if place.state is PlaceState.LIVE:
-                self._ask(place)
+                self.gaps += beyond
+                self._want(place)
             return
         self._deliver(place, frame, number)
 
@@ -214,10 +228,10 @@ class Readers:
         elif chunk := frame.cut(first, reader.key, number, place.until):
             reader.push(chunk)
         if place.finished:
-            self._leave(place)
+            self._forget(place)
             reader.wake.set()
         elif place.state is PlaceState.LIVE and reader.is_full:
-            self._leave(place, PlaceState.PAUSED)
+            self._want(place)
 
     def _meet(self, place: Place, frame: Frame) -> None:
         """The first frame says which log this is; another one later means that offsets start anew."""
@@ -227,31 +241,34 @@ class Readers:
             return
         place.reader.jumps += 1
         place.next_offset = 0
-        place.state = PlaceState.LIVE  # so that the gap, if there is one, is asked for
+        if place.state is PlaceState.PAST:
+            place.state = PlaceState.LIVE  # so that the gap, if there is one, is asked for
         if place.reader.on_frame is not None:
             place.reader.on_frame(frame, 0, True)
 
     def on_slice_end(self, end: SliceEnd) -> None:
         reader = self._readers.get(end.reader)
         place = reader.places.get(end.partition) if reader is not None else None
-        if place is None or place.state is not PlaceState.PAST or place.finished:
+        if place is None or not place.known:  # a consumer's successor met the request, and not that it was taken back
+            self._consumer_of(end.topic).send(Leave(end.reader, end.topic, end.number))
+            return
+        if place.state is PlaceState.PAUSED:
+            if end.live:
+                self._leave(place)
             return
         if place.next_offset == END:
             place.next_offset = end.next_offset
-        if place.next_offset < end.next_offset:  # a frame of this slice was of no use, or did not come
-            self._ask(place)
-        elif end.live:
+        if end.live and place.next_offset >= end.next_offset:
             place.state = PlaceState.LIVE
-        elif place.reader.is_full:
-            place.state = PlaceState.PAUSED
-        else:
-            self._ask(place)
+            self._keep_promise(place)
+        else:  # more to come; or a frame of this slice was of no use, or did not come
+            self._want(place)
 
     def on_mark(self, mark: Mark) -> None:
         for place in self._places.get((mark.partition, mark.label), {}).values():
             if place.state is PlaceState.LIVE and place.next_offset < mark.end:
                 self.gaps += 1
-                self._ask(place)
+                self._want(place)
 
     def on_successor(self, consumer: Requests) -> None:
         """The consumer is another process: send it every open reader again, with its next-offset."""
@@ -259,28 +276,62 @@ class Readers:
             if self._consumer_of(partition.topic) is not consumer:
                 continue
             for place in places.values():
+                place.known = False
                 if place.reader.filter is not None:
                     consumer.send(place.reader.filter)
-                if place.state is not PlaceState.PAUSED:
-                    self._ask(place)
+                self._want(place)
 
     # -- what is asked ------------------------------------------------------------------------------------------------
+
+    def _want(self, place: Place) -> None:
+        """Ask for what follows: now, or when it is this place's turn and there is room.
+
+        Until then a place that was live leaves its feed; in the past the consumer keeps where its last slice ended.
+        """
+        reader, was_live = place.reader, place.state is PlaceState.LIVE
+        reader.promised.discard(place)
+        place.state = PlaceState.PAUSED
+        if place.next_offset == END:
+            self._ask(place)
+            return
+        reader.waiting[place] = None
+        self._ask_waiting(reader)
+        if was_live and place.state is PlaceState.PAUSED:
+            self._leave(place)
+
+    def _keep_promise(self, place: Place) -> None:
+        """The slice has come: the room that it did not use is for others."""
+        place.reader.promised.discard(place)
+        self._ask_waiting(place.reader)
+
+    def _ask_waiting(self, reader: Reader) -> None:
+        while reader.waiting and reader.has_room and not reader.closed:
+            place = next(iter(reader.waiting))
+            del reader.waiting[place]
+            reader.promised.add(place)
+            self._ask(place)
 
     def _ask(self, place: Place) -> None:
         reader = place.reader
         place.state = PlaceState.PAST
+        place.known = True
         number = reader.filter.number if reader.filter else None
         topic, partition = place.partition
         self._consumer_of(topic).send(Slice(reader.number, topic, partition, place.label, place.next_offset, number))
 
-    def _leave(self, place: Place, state: PlaceState | None = None) -> None:
-        """Off the live feed; for good unless ``state`` says what the place becomes."""
-        if place.state is not PlaceState.PAUSED:
+    def _leave(self, place: Place) -> None:
+        """Off the live feed, and no slice wanted."""
+        if place.known:
+            place.known = False
             topic, partition = place.partition
             self._consumer_of(topic).send(Leave(place.reader.number, topic, partition))
-        if state is not None:
-            place.state = state
-            return
+
+    def _forget(self, place: Place) -> None:
+        """For good."""
+        self._leave(place)
+        place.state = PlaceState.PAUSED
+        place.reader.waiting.pop(place, None)
+        self._keep_promise(place)
         places = self._places.get((place.partition, place.label), {})
         places.pop(place.reader.number, None)
         if not places:

@@ -65,6 +65,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     run_dir: str = ""
     data_dir: str = ""
 
+    @property
+    def slice_bytes(self) -> int:
+        """What a reader in the past gets before it has to ask again: its buffer has room for eight."""
+        return self.reader_buffer_bytes // 8
+
 
 Role = Literal["control-plane", "gateway", "producer", "consumer", "recovery"]
 

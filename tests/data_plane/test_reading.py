@@ -31,8 +31,15 @@ class Log:
     def frames(self, start: int, end: int) -> list[Frame]:
         values = [Packet(id=n + 1).SerializeToString() for n in range(start, end)]
         run = Run(
-            PARTITION, self.identity, start, end, list(range(start, end)), [1] * len(values), self.keys[start:end],
-            KEYS, values,
+            PARTITION,
+            self.identity,
+            start,
+            end,
+            list(range(start, end)),
+            [1] * len(values),
+            self.keys[start:end],
+            KEYS,
+            values,
         )
         return [decode_frame(encode_frame(frame)) for frame in frames_of(run, "", {})[0]]
 
@@ -107,8 +114,10 @@ def test_each_entry_once_and_in_order_whatever_happens(seed: int) -> None:
             readers.join(reader, PARTITION, offset)
             opened.append((reader, offset, key, []))
         elif action < 0.36:
-            consumer = Consumer(log)  # killed: its successor knows nothing
+            killed, consumer = consumer, Consumer(log)  # the successor knows nothing
             readers.on_successor(consumer)
+            while killed.requests and chooser.random() < 0.5:
+                killed.answer(readers, chooser)  # said before it died, read only now
         elif action < 0.6 and consumer.requests:
             consumer.answer(readers, chooser)
         elif action < 0.8:
@@ -160,7 +169,7 @@ def test_another_log_means_from_its_beginning_and_is_counted() -> None:
 
 
 def test_a_finite_read_ends_at_its_end_and_sends_nothing_beyond() -> None:
-    log, consumer, readers = make()
+    log, _, readers = make()
     log.keys = [0] * 9
     reader = readers.open()
     readers.join(reader, PARTITION, 2, until=6)
@@ -203,7 +212,7 @@ def test_a_closed_reader_is_forgotten_and_its_consumer_told() -> None:
 
 
 def test_responses_stay_below_four_mebibytes() -> None:
-    reader = Reader(1, None, None, 1 << 30)
+    reader = Reader(1, None, None, Settings())
     chunk = bytes(900_000)
     for _ in range(20):
         reader.push(chunk)
@@ -211,3 +220,96 @@ def test_responses_stay_below_four_mebibytes() -> None:
     while reader.pending:
         sizes.append(len(reader.take()))
     assert max(sizes) < 4 << 20 and sum(sizes) == 20 * len(chunk) and reader.pending_bytes == 0
+
+
+def small_buffer(consumer: Consumer, buffer_bytes: int) -> Readers:
+    return Readers(1, lambda _: consumer, msgspec.structs.replace(Settings(), reader_buffer_bytes=buffer_bytes))
+
+
+def test_a_full_reader_takes_nothing_more_whoever_reads_on_beside_it() -> None:
+    log, consumer, _ = make()
+    readers = small_buffer(consumer, 100)
+    slow, fast = open_live(readers, consumer), open_live(readers, consumer)
+    got: list[int] = []
+    for start in range(0, 200, 2):
+        log.keys += [0, 0]
+        readers.on_frame(log.frames(start, start + 2)[0])
+        got += numbers_of(fast)
+        readers.sent(fast)
+    assert got == list(range(200))
+    assert slow.pending_bytes < 100 + 50 and slow.places[PARTITION].state is PlaceState.PAUSED
+
+
+def test_partitions_in_the_past_share_the_room_of_their_reader() -> None:
+    """However many there are, what was asked for fits into the buffer; each gets its turn."""
+    _, consumer, readers = make()
+    reader = readers.open()
+    for number in range(100):
+        readers.join(reader, Partition("Car", number), 0)
+    turns: list[int] = []
+    for _ in range(100):
+        asked = [request for request in consumer.requests if isinstance(request, Slice)]
+        assert len(asked) * Settings().slice_bytes <= reader.buffer_bytes
+        consumer.requests.clear()
+        turns += [request.number for request in asked]
+        for request in asked:
+            readers.on_slice_end(SliceEnd(reader.number, "Car", request.number, 0, True))
+    assert turns == list(range(100))
+    assert all(place.state is PlaceState.LIVE for place in reader.places.values())
+
+
+def test_an_open_end_waits_for_no_room() -> None:
+    _, consumer, readers = make()
+    reader = readers.open()
+    for number in range(100):
+        readers.join(reader, Partition("Car", number), END)
+    assert len(consumer.requests) == 100
+
+
+def test_what_a_full_reader_held_at_its_consumer_goes_with_it() -> None:
+    log, consumer, _ = make()
+    readers = small_buffer(consumer, 10)
+    log.keys = [0] * 9
+    reader = readers.open()
+    readers.join(reader, PARTITION, 0)
+    readers.on_frame(log.frames(0, 4)[0])
+    readers.on_slice_end(SliceEnd(reader.number, *PARTITION, 4, False))
+    assert reader.is_full and reader.places[PARTITION].state is PlaceState.PAUSED
+    consumer.requests.clear()
+    readers.close(reader)
+    assert [type(request) for request in consumer.requests] == [Leave]
+
+
+def test_an_answer_of_a_predecessor_leaves_no_reader_behind() -> None:
+    """It says "live" of a feed that died with who said it; the successor's answer says that there is more to ask for."""
+    _, consumer, readers = make()
+    reader = readers.open()
+    readers.join(reader, PARTITION, 0)
+    readers.on_successor(consumer)
+    consumer.requests.clear()
+    readers.on_slice_end(SliceEnd(reader.number, *PARTITION, 0, True))
+    readers.on_slice_end(SliceEnd(reader.number, *PARTITION, 0, False))
+    assert any(isinstance(request, Slice) for request in consumer.requests)
+    assert reader.places[PARTITION].state is PlaceState.PAST
+
+
+def test_a_consumer_that_serves_a_reader_which_has_gone_is_told() -> None:
+    _, consumer, readers = make()
+    reader = readers.open()
+    readers.join(reader, PARTITION, 0)
+    readers.close(reader)
+    consumer.requests.clear()
+    readers.on_slice_end(SliceEnd(reader.number, *PARTITION, 0, True))
+    assert consumer.requests == [Leave(reader.number, *PARTITION)]
+
+
+def test_an_ended_reader_keeps_what_it_has_and_gets_nothing_more() -> None:
+    log, consumer, readers = make()
+    log.keys = [0] * 4
+    reader = open_live(readers, consumer)
+    readers.on_frame(log.frames(0, 2)[0])
+    readers.end(reader)
+    readers.on_frame(log.frames(2, 4)[0])
+    readers.join(reader, Partition("Other", 0), 0)
+    assert [type(request) for request in consumer.requests] == [Leave]
+    assert reader.closed and numbers_of(reader) == [0, 1]
