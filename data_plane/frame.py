@@ -35,10 +35,18 @@ __all__ = [
 ]
 
 FRAME_BYTES_MAX = 1 << 20
-"""Elements of one frame, unless one element alone is larger: a frame is a time slice of the consumer, too."""
+"""Entries of one frame with all that is said of them, unless one alone is larger: a frame is a time slice of the
+consumer, too."""
 
-ELEMENT_BYTES_MAX = (4 << 20) - 1024
-"""A response must stay under gRPC's default of 4 MiB; an entry beyond that can be sent to nobody."""
+ELEMENT_BYTES_MAX = (4 << 20) - (32 << 10)
+"""One element with its key. A response must stay under gRPC's default of 4 MiB, and a frame of one entry fits into
+half of the control plane's ring; an entry beyond that can be sent to nobody."""
+
+COLUMN_BYTES = 16
+"""What ``offsets``, ``ends`` and ``key_index`` take for one entry."""
+
+SHARED_KEYS_BYTES_MAX = 64 << 10
+"""A key table up to this size is the same for all frames of a run; of a larger one each gets what it needs."""
 
 Bits = NDArray[np.bool_]
 
@@ -171,19 +179,23 @@ def frames_of(run: Run, label: str, filters: Mapping[int, list[bool]]) -> tuple[
     """
     elements = encode_elements(run.values, run.times_ns, label)
     sizes = np.fromiter(map(len, elements), np.int64, len(elements))
-    keep = np.flatnonzero(sizes <= ELEMENT_BYTES_MAX)
+    rows = np.asarray(run.key_index, np.uint32)
+    key_sizes = np.fromiter((len(key) + len(identity) for key, identity in run.keys), np.int64, len(run.keys))
+    shared_keys = int(key_sizes.sum()) <= SHARED_KEYS_BYTES_MAX
+    weights = sizes if shared_keys else sizes + key_sizes[rows]
+    keep = np.flatnonzero(weights <= ELEMENT_BYTES_MAX)
     oversize = len(elements) - len(keep)
     if oversize:
         elements = [elements[i] for i in keep.tolist()]
-        sizes = sizes[keep]
+    sizes, rows, weights = sizes[keep], rows[keep], weights[keep] + COLUMN_BYTES + len(filters)
     offsets = np.asarray(run.offsets, np.int64)[keep]
-    rows = np.asarray(run.key_index, np.uint32)[keep]
     bits = {number: np.asarray(answer, np.bool_)[keep] for number, answer in filters.items()}
     frames = []
     start, first = run.start, 0
     while True:
-        last = _fill(sizes, first)
+        last = _fill(weights, first)
         next_offset = run.next_offset if last == len(elements) else int(offsets[last])
+        keys, key_index = (run.keys, rows[first:last]) if shared_keys else _needed(run.keys, rows[first:last])
         frames.append(
             Frame(
                 run.partition.topic,
@@ -194,8 +206,8 @@ def frames_of(run: Run, label: str, filters: Mapping[int, list[bool]]) -> tuple[
                 next_offset,
                 (offsets[first:last] - start).astype(np.uint64).tobytes(),
                 np.cumsum(sizes[first:last]).astype(np.uint32).tobytes(),
-                rows[first:last].tobytes(),
-                run.keys,
+                key_index.tobytes(),
+                keys,
                 {number: answer[first:last].tobytes() for number, answer in bits.items()},
                 b"".join(elements[first:last]),
             )
@@ -205,8 +217,16 @@ def frames_of(run: Run, label: str, filters: Mapping[int, list[bool]]) -> tuple[
         start, first = next_offset, last
 
 
-def _fill(sizes: NDArray[np.int64], first: int) -> int:
-    """Index behind the last element that fits into a frame that begins with element ``first``."""
-    total = np.cumsum(sizes[first:])
+def _needed(
+    keys: list[tuple[bytes, bytes]], rows: NDArray[np.uint32]
+) -> tuple[list[tuple[bytes, bytes]], NDArray[np.uint32]]:
+    """The keys that ``rows`` name, and the rows of those."""
+    used, own_rows = np.unique(rows, return_inverse=True)
+    return [keys[row] for row in used.tolist()], own_rows.astype(np.uint32)
+
+
+def _fill(weights: NDArray[np.int64], first: int) -> int:
+    """Index behind the last entry that fits into a frame that begins with entry ``first``."""
+    total = np.cumsum(weights[first:])
     fitting = int(np.searchsorted(total, FRAME_BYTES_MAX, side="right"))
     return first + max(fitting, min(1, len(total)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from ma.streaming.api.v1 import api_pb2
 from ma.streaming.open_data.v1.open_data_pb2 import Packet
 from trackside.data_plane import frame as frame_module
-from trackside.data_plane.frame import ELEMENT_BYTES_MAX, decode_frame, encode_frame, frames_of
+from trackside.data_plane.frame import ELEMENT_BYTES_MAX, FRAME_BYTES_MAX, decode_frame, encode_frame, frames_of
 from trackside.data_plane.log import Partition, Run
 
 KEYS = [(b"", b""), (b"one", b""), (b"two", b"own-record")]
@@ -41,7 +42,7 @@ def test_frames_carry_every_packet_once_with_label_and_time(sizes: list[int], la
     frames = [decode_frame(encode_frame(frame)) for frame in frames]
     assert oversize == 0
     assert frames[0].start == 5 and frames[-1].next_offset == run.next_offset
-    assert all(a.next_offset == b.start for a, b in zip(frames, frames[1:], strict=False))
+    assert all(a.next_offset == b.start for a, b in itertools.pairwise(frames))
     read = [response for frame in frames for response in responses(frame.elements)]
     assert [response.packet for response in read] == packets
     assert [response.submit_time.ToNanoseconds() for response in read] == run.times_ns
@@ -92,6 +93,33 @@ def test_an_entry_that_no_response_can_carry_is_skipped_and_counted() -> None:
 def test_a_run_without_entries_still_moves_readers_on() -> None:
     (frame,), _ = frames_of(run_of([], [], 4, 9), "", {})
     assert (frame.start, frame.next_offset, frame.count, frame.elements) == (4, 9, 0, b"")
+
+
+@pytest.mark.parametrize(
+    ("key_bytes", "filters"), [(1024, 0), (20, 0), (4, 200)], ids=["long keys", "many keys", "many filters"]
+)
+def test_frames_stay_small_whatever_is_said_of_tiny_packets(key_bytes: int, filters: int) -> None:
+    """A frame larger than half of an up ring could never be sent: its consumer would die of it, again and again."""
+    count = 10_000
+    keys = [(number.to_bytes(4, "big").ljust(key_bytes, b"k"), b"") for number in range(count)]
+    run = Run(
+        Partition("Car", 0), b"log", 0, count, list(range(count)), [1] * count, list(range(count)), keys, [b""] * count
+    )
+    answers = dict.fromkeys(range(filters), [True, False] * (count // 2))
+    frames, oversize = frames_of(run, "", answers)
+    frames = [decode_frame(encode_frame(frame)) for frame in frames]
+    assert max(len(encode_frame(frame)) for frame in frames) < 2 * FRAME_BYTES_MAX and not oversize
+    assert [(offset, key) for frame in frames for offset, key, _ in frame.entries()] == list(enumerate(keys))
+    for number in range(filters):
+        assert sum(len(responses(frame.cut(0, None, number))) for frame in frames) == count // 2
+
+
+def test_the_largest_entry_fits_into_the_control_planes_ring() -> None:
+    key = b"k" * 300_000
+    for size in (ELEMENT_BYTES_MAX - 100, ELEMENT_BYTES_MAX - 300_100):
+        run = Run(Partition("Car", 0), b"log", 0, 1, [0], [1], [0], [(key, b"")], [bytes(size)])
+        (frame,), _ = frames_of(run, "s" * 249, {})
+        assert len(encode_frame(frame)) < (4 << 20) - 64
 
 
 @pytest.mark.parametrize("value", [0, 1, 127, 128, (1 << 14) - 1, 1 << 14, 1 << 20, 1 << 33])
