@@ -17,7 +17,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 __all__ = ["EmbeddedServer", "EmbeddedServerFailed", "launch_embedded"]
 
@@ -101,7 +101,7 @@ class EmbeddedServer:
         for folder in self._folders:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def __enter__(self) -> EmbeddedServer:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -146,9 +146,21 @@ def launch_embedded(
 def _keys_of(config: str | os.PathLike[str] | Mapping[str, object] | None) -> dict[str, object]:
     if config is None or isinstance(config, Mapping):
         return dict(config or {})
-    keys: dict[str, object] = json.loads(Path(config).read_text())
+    try:
+        keys: dict[str, object] = json.loads(Path(config).read_text())
+    except (OSError, ValueError) as error:
+        raise EmbeddedServerFailed(f"{config}: {error}") from None
     inner = keys.get("StreamApiConfig", keys)
     return dict(inner) if isinstance(inner, Mapping) else keys
+
+
+def _own_environment() -> dict[str, str]:
+    """Without what would configure a server: this one is told by its program alone."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("TRACKSIDE_", "StreamApiConfig__")) and name not in ("CONFIG_PATH", "RUNTIME_DIRECTORY")
+    }
 
 
 def _start(file: Path, folder: Path, reading: int) -> subprocess.Popen[bytes]:
@@ -160,6 +172,6 @@ def _start(file: Path, folder: Path, reading: int) -> subprocess.Popen[bytes]:
             stdout=log,
             stderr=log,
             pass_fds=[reading],
-            env={**os.environ, LIFELINE: str(reading)},
+            env={**_own_environment(), LIFELINE: str(reading)},
             start_new_session=True,  # Ctrl-C is for the program, which drains the server
         )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from typing import Any
+from typing import Any, Self
 
 import grpc
+from server import Client, Server, wait_until
 
 from ma.streaming.api.v1 import api_pb2
 from ma.streaming.open_data.v1.open_data_pb2 import Packet
-from server import Client, Server, wait_until
 
 __all__ = ["Load", "Tail", "read_everything"]
 
@@ -28,7 +28,7 @@ class Load:
         self.failures = 0
         self.threads = [threading.Thread(target=self._write, args=(name,), daemon=True) for name in data_sources]
 
-    def __enter__(self) -> Load:
+    def __enter__(self) -> Self:
         for thread in self.threads:
             thread.start()
         return self

@@ -49,7 +49,9 @@ class MemoryWriter:
         for ring, end, record in waiting:
             for index, packet in zip(record.indexes, record.packets, strict=True):
                 route = record.routes[index]
-                for topic, number in [(route.essentials, 0)] * bool(route.essentials) + [(route.topic, route.partition)]:
+                for topic, number in [(route.essentials, 0)] * bool(route.essentials) + [
+                    (route.topic, route.partition)
+                ]:
                     entries = self._log.partitions.setdefault(Partition(topic, number), [])
                     entries.append(Stored((route.key, route.identity), packet))
             self._logged[ring] = end

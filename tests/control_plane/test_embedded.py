@@ -12,9 +12,9 @@ from pathlib import Path
 
 import grpc
 import pytest
+from server import wait_until
 
 from ma.streaming.api.v1 import api_pb2, api_pb2_grpc
-from server import wait_until
 from trackside.control_plane.embedded import EmbeddedServer, EmbeddedServerFailed, launch_embedded
 
 
@@ -46,6 +46,20 @@ def test_keeps_a_named_data_directory(tmp_path: Path) -> None:
     with launch_embedded(config) as server:
         connect_to(server)
     assert (tmp_path / "data").is_dir()
+
+
+def test_the_environment_of_its_program_does_not_configure_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRACKSIDE_RUN_DIR", "/nowhere")
+    monkeypatch.setenv("StreamApiConfig__StreamApiPort", "nonsense")
+    with launch_embedded() as server:
+        assert connect_to(server) > 0
+
+
+def test_a_broken_file_is_told(tmp_path: Path) -> None:
+    config = tmp_path / "AppConfig.json"
+    config.write_text("{")
+    with pytest.raises(EmbeddedServerFailed, match=r"AppConfig\.json"):
+        launch_embedded(config)
 
 
 def test_a_wrong_key_is_told() -> None:

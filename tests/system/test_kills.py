@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from checker import Load, Tail, read_everything
-
 from server import Server, wait_until
 
 SOURCES = ["Alpha", "Bravo", "Charlie"]  # with two producers both have some

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import grpc
 import pytest
+from server import Server, take
 
 from ma.streaming.api.v1 import api_pb2
 from ma.streaming.open_data.v1.open_data_pb2 import Packet
-from server import Server, take
 
 
 @pytest.fixture
@@ -129,9 +129,7 @@ def test_closing_a_connection_ends_its_readers(server: Server) -> None:
     connection = client.connect("Car")
     call = client.reader.ReadPackets(api_pb2.ReadPacketsRequest(connection=connection), timeout=60)
     assert len(next(iter(call)).response) == 1
-    assert client.connections.CloseConnection(
-        api_pb2.CloseConnectionRequest(connection=connection), timeout=30
-    ).success
+    assert client.connections.CloseConnection(api_pb2.CloseConnectionRequest(connection=connection), timeout=30).success
     assert list(call) == [] and call.code() is grpc.StatusCode.OK
 
 
@@ -168,9 +166,7 @@ def test_a_bad_write_is_refused_with_the_field(
 ) -> None:
     client = make_server().start().client()
     with pytest.raises(grpc.RpcError) as caught:
-        client.writer.WriteDataPacket(
-            api_pb2.WriteDataPacketRequest(detail=detail), timeout=30, wait_for_ready=True
-        )
+        client.writer.WriteDataPacket(api_pb2.WriteDataPacketRequest(detail=detail), timeout=30, wait_for_ready=True)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert caught.value.details().startswith(field)
 
