@@ -16,6 +16,7 @@ from trackside.data_plane.frame import encode_frame, frames_of
 from trackside.data_plane.link import (
     FRAME,
     FilterSpec,
+    ForgetFilter,
     Leave,
     Mark,
     Message,
@@ -168,18 +169,24 @@ class Consumer:
 
     def _on_request(self, peer: PeerLink, message: Message) -> None:
         match message:
-            case Slice() if epoch_of(message.reader) == peer.epoch:
+            case Slice() if epoch_of(message.reader) == peer.epoch and self._knows_filter(message):
                 self._on_slice(peer, message)
             case Leave() if epoch_of(message.reader) == peer.epoch:
                 self._on_leave(peer, message.reader, message.partition)
             case WatermarksRequest() if epoch_of(message.request) == peer.epoch:
                 self._on_watermarks(peer, message)
-            case FilterSpec():
-                self.formats.add(message)
-            case Watch():
+            case FilterSpec() if message.epoch == peer.epoch:
+                self.formats.add(message, peer)
+            case ForgetFilter() if message.epoch == peer.epoch:
+                self.formats.forget(message.number, peer)
+            case Watch() if message.epoch == peer.epoch:
                 self._on_watch(peer, message)
             case _:
-                self._count.stale_requests.add(1)  # said by a predecessor of the peer
+                self._count.stale_requests.add(1)  # by a predecessor of the peer, or to ours: it will be said again
+
+    def _knows_filter(self, request: Slice) -> bool:
+        """Not when the filter was told to our predecessor only."""
+        return request.filter is None or self.formats.knows(request.filter)
 
     def _on_slice(self, peer: PeerLink, request: Slice) -> None:
         feed = self._feeds.get((request.partition, request.label))
@@ -239,6 +246,8 @@ class Consumer:
         self._answers[peer].clear()
         self._marks = {key: end for key, end in self._marks.items() if key[0] is not peer}
         self._watches = {key: told for key, told in self._watches.items() if key[0] is not peer}
+        self.log.watch(bool(self._watches))
+        self.formats.forget_owner(peer)
 
     # -- live ---------------------------------------------------------------------------------------------------------
 
@@ -276,7 +285,7 @@ class Consumer:
     def _evaluate(self, run: Run, numbers: set[int]) -> dict[int, list[bool]] | None:
         """Each filter's answer an entry, or None while a data format that it names may still be on its way."""
         answers: dict[int, list[bool]] = {}
-        for number in numbers:
+        for number in filter(self.formats.knows, numbers):
             chosen = self.formats.evaluate(number, run)
             if chosen is None:
                 return None

@@ -6,9 +6,11 @@ that the essentials topic had *after* the packet was read, and is decided once: 
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from trackside.data_plane.data_formats import DataFormatFold
 from trackside.data_plane.filtering import UNKNOWN_FORMAT, DataPacketFilter
-from trackside.data_plane.link import FilterSpec
+from trackside.data_plane.link import FilterSpec, PeerLink
 from trackside.data_plane.log import LogReader, Partition, Run, Watermarks
 from trackside.data_plane.routing import Routing
 
@@ -40,6 +42,9 @@ class _Folding:
         self.fold.move_to(run.next_offset)
         return len(run.values) + 1
 
+    def close(self) -> None:
+        self._cursor.close()
+
 
 class _Wait:
     """A run that names an unknown format: where the essentials topic ended after it was read, once that is known."""
@@ -49,33 +54,61 @@ class _Wait:
         self.asked = False
 
 
+class _Filter(NamedTuple):
+    chosen: DataPacketFilter
+    data_source: str
+    owners: set[PeerLink]  # who has readers with it
+
+
 class FormatsFeed:
-    """Filters by their number, folds by data source. A data source is folded from the first filter that names it on."""
+    """Filters by their number, folds by data source. A data source is folded while a filter names it."""
 
     def __init__(self, log: LogReader, routing: Routing) -> None:
         self._log = log
         self._routing = routing
-        self._filters: dict[int, tuple[DataPacketFilter, str]] = {}
+        self._filters: dict[int, _Filter] = {}
         self._foldings: dict[str, _Folding] = {}
         self._waits: dict[tuple[int, Partition, int], _Wait] = {}
 
-    def add(self, spec: FilterSpec) -> None:
+    def add(self, spec: FilterSpec, owner: PeerLink) -> None:
         """Know a filter from now on; a gateway has seen that its patterns are good."""
         if spec.number not in self._filters:
-            self._filters[spec.number] = DataPacketFilter.of_spec(spec), spec.data_source
+            self._filters[spec.number] = _Filter(DataPacketFilter.of_spec(spec), spec.data_source, set())
             if spec.data_source not in self._foldings:
                 partition = self._routing.essentials(spec.data_source)
                 self._foldings[spec.data_source] = _Folding(self._log, partition)
+        self._filters[spec.number].owners.add(owner)
+
+    def knows(self, number: int) -> bool:
+        return number in self._filters
+
+    def forget(self, number: int, owner: PeerLink) -> None:
+        """``owner`` has no reader with this filter any more. What nobody needs is let go."""
+        found = self._filters.get(number)
+        if found is None:
+            return
+        found.owners.discard(owner)
+        if not found.owners:
+            del self._filters[number]
+            self._waits = {key: wait for key, wait in self._waits.items() if key[0] != number}
+            if all(other.data_source != found.data_source for other in self._filters.values()):
+                self._foldings.pop(found.data_source).close()
+
+    def forget_owner(self, owner: PeerLink) -> None:
+        for number in list(self._filters):
+            self.forget(number, owner)
 
     def do_work(self) -> int:
         return sum([folding.do_work() for folding in self._foldings.values()])
 
     def evaluate(self, number: int, run: Run) -> list[bool] | None:
         """An answer for each entry of ``run``, or None while a format that it names may still be defined."""
-        chosen, data_source = self._filters[number]
+        chosen, data_source, _ = self._filters[number]
         folding = self._foldings[data_source]
-        answers = [chosen.evaluate(value, folding.fold) for value in run.values]
         key = number, run.partition, run.start
+        if key in self._waits and not self._has_passed(key, folding):
+            return None  # what was unknown is not asked again before that
+        answers = [chosen.evaluate(value, folding.fold) for value in run.values]
         if UNKNOWN_FORMAT in answers and not self._has_passed(key, folding):
             return None
         self._waits.pop(key, None)

@@ -7,8 +7,8 @@
       RingReader  <--- up: frames, answers, news ---  RingWriter
 
 Each kind of message is one struct, MessagePack on the ring. What counts is absolute ("up to offset p"), never a
-difference, so a lost or repeated message is mended by the next. Reader and request numbers carry the peer's epoch in
-their upper half: what was said to or by a predecessor is recognised and dropped.
+difference, so a lost or repeated message is mended by the next. Requests carry the peer's epoch, reader and request
+numbers in their upper half: what was said to or by a predecessor is recognised and dropped.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ __all__ = [
     "FRAME",
     "PACKETS",
     "FilterSpec",
+    "ForgetFilter",
     "Leave",
     "Limits",
     "Mark",
@@ -82,15 +83,26 @@ class Leave(msgspec.Struct, array_like=True, frozen=True):
 
 
 class FilterSpec(msgspec.Struct, array_like=True, frozen=True):
-    """Peer to consumer: what filter ``number`` means. Said before its first use, and again to a successor."""
+    """Peer to consumer: what filter ``number`` means. Said before its first use, and again to a successor.
+
+    ``epoch`` is the peer's.
+    """
 
     number: int
+    epoch: int
     data_source: str
     include_parameters: list[str]
     exclude_parameters: list[str]
     include_events: list[str]
     exclude_events: list[str]
     include_markers: bool
+
+
+class ForgetFilter(msgspec.Struct, array_like=True, frozen=True):
+    """Peer to consumer: the last reader with filter ``number`` has gone, and has taken back all that it asked for."""
+
+    number: int
+    epoch: int
 
 
 class WatermarksRequest(msgspec.Struct, array_like=True, frozen=True):
@@ -103,6 +115,7 @@ class Watch(msgspec.Struct, array_like=True, frozen=True):
 
     data_source: str
     on: bool
+    epoch: int
 
 
 class SliceEnd(msgspec.Struct, array_like=True, frozen=True):
@@ -166,6 +179,7 @@ Message = (
     Slice
     | Leave
     | FilterSpec
+    | ForgetFilter
     | WatermarksRequest
     | Watch
     | SliceEnd
@@ -182,6 +196,7 @@ _KINDS: dict[type, int] = {
     FilterSpec: 12,
     WatermarksRequest: 13,
     Watch: 14,
+    ForgetFilter: 15,
     Refused: 20,
     Limits: 21,
     Mark: 31,
@@ -189,7 +204,9 @@ _KINDS: dict[type, int] = {
     WatermarksAnswer: 33,
     Topics: 34,
 }
-_DECODERS: dict[int, msgspec.msgpack.Decoder[Message]] = {kind: msgspec.msgpack.Decoder(message) for message, kind in _KINDS.items()}
+_DECODERS: dict[int, msgspec.msgpack.Decoder[Message]] = {
+    kind: msgspec.msgpack.Decoder(message) for message, kind in _KINDS.items()
+}
 _encoder = msgspec.msgpack.Encoder()
 
 

@@ -21,7 +21,7 @@ from trackside.data_plane.link import FilterSpec
 from trackside.data_plane.log import END, Partition
 from trackside.data_plane.metrics import GatewayCounters
 from trackside.data_plane.peer import LogUnavailable, Peer
-from trackside.data_plane.reading import RESPONSE_BYTES_MAX, Reader
+from trackside.data_plane.reading import FILTERS_MAX, RESPONSE_BYTES_MAX, Reader
 from trackside.data_plane.routing import BadName, Routing
 from trackside.data_plane.spec import Settings
 
@@ -35,8 +35,16 @@ LookUp = Callable[[int], Awaitable[api_pb2.ConnectionDetails | None]]
 """Details of a connection, or None when there is no such connection. Raises LogUnavailable when nobody can say."""
 
 
+FILTER_BYTES_MAX = 256 << 10
+"""All patterns of one call: they travel to the consumer as one message, a quarter of the ring that carries it."""
+
+
 class _BadRead(Exception):
     """The call names something that cannot be read. Becomes INVALID_ARGUMENT."""
+
+
+class _TooMuch(Exception):
+    """The call asks for more than this gateway can do at a time. Becomes RESOURCE_EXHAUSTED."""
 
 
 class PacketReader:
@@ -66,6 +74,8 @@ class PacketReader:
                 wanted = _filter_of(call, details.data_source)
             except BadPattern as error:
                 raise _BadRead(f"request.{error}") from None
+            if not self._peer.readers.takes(wanted):
+                raise _TooMuch(f"{FILTERS_MAX} different filters are in use here; share one, or end another read")
             return await self._open_streams(details, wanted)
 
         await self._serve(call, "request.connection", context, open_reader)
@@ -103,6 +113,8 @@ class PacketReader:
             reader = await open_reader(details)
         except (_BadRead, BadName) as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        except _TooMuch as error:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
         except LogUnavailable as error:
             await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
         self._by_connection[connection].add(reader)
@@ -239,8 +251,9 @@ def _key_of(details: api_pb2.ConnectionDetails) -> bytes | None:
 
 
 def _filter_of(call: api_pb2.DataPacketRequest, data_source: str) -> FilterSpec:
-    """The filter under a number that is the same for all who ask the same. Raises BadPattern."""
+    """The filter under a number that is the same for all who ask the same. Raises BadPattern, _BadRead."""
     spec = FilterSpec(
+        0,
         0,
         data_source,
         list(call.include_parameters),
@@ -249,6 +262,9 @@ def _filter_of(call: api_pb2.DataPacketRequest, data_source: str) -> FilterSpec:
         list(call.exclude_events),
         call.include_markers,
     )
+    encoded = msgspec.msgpack.encode(spec)
+    if len(encoded) > FILTER_BYTES_MAX:
+        raise _BadRead(f"request: its patterns take {len(encoded)} bytes; at most {FILTER_BYTES_MAX} are taken")
     DataPacketFilter.of_spec(spec)
-    digest = hashlib.blake2b(msgspec.msgpack.encode(spec), digest_size=8).digest()
+    digest = hashlib.blake2b(encoded, digest_size=8).digest()
     return msgspec.structs.replace(spec, number=int.from_bytes(digest, "big"))

@@ -191,6 +191,7 @@ class ConsumerProxy(_LinkProxy):
 
     def __init__(self, link: LinkSpec, worker: Worker) -> None:
         super().__init__(link, worker)
+        self._own_epoch = worker.spec.epoch
         self._unsent: deque[Message] = deque()
         self.watched: dict[str, int] = {}
         self.topics: dict[str, dict[str, int]] = {}
@@ -212,7 +213,7 @@ class ConsumerProxy(_LinkProxy):
         """A successor knows nothing: say again what still holds (readers are sent again by ``Readers``)."""
         self._unsent.clear()
         for data_source in self.watched:
-            self.send(Watch(data_source, True))
+            self.send(Watch(data_source, True, self._own_epoch))
         for request, _ in self.asked.values():
             self.send(request)
 
@@ -464,7 +465,7 @@ class Peer:
         consumer = self.consumer_of(data_source)
         consumer.watched[data_source] = consumer.watched.get(data_source, 0) + 1
         if consumer.watched[data_source] == 1:
-            consumer.send(Watch(data_source, True))
+            consumer.send(Watch(data_source, True, self.worker.spec.epoch))
 
     def unwatch_topics(self, data_source: str) -> None:
         consumer = self.consumer_of(data_source)
@@ -472,7 +473,7 @@ class Peer:
         if not consumer.watched[data_source]:
             del consumer.watched[data_source]
             consumer.topics.pop(data_source, None)
-            consumer.send(Watch(data_source, False))
+            consumer.send(Watch(data_source, False, self.worker.spec.epoch))
 
     def topics_of(self, data_source: str) -> dict[str, int] | None:
         """Existing topics of a watched data source, or None while the first answer is on its way."""

@@ -24,15 +24,22 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
+import msgspec
+
 from trackside.data_plane.frame import Frame
-from trackside.data_plane.link import FilterSpec, Leave, Mark, Message, Slice, SliceEnd, number_of
+from trackside.data_plane.link import FilterSpec, ForgetFilter, Leave, Mark, Message, Slice, SliceEnd, number_of
 from trackside.data_plane.log import END, Partition
 from trackside.data_plane.spec import Settings
 
-__all__ = ["RESPONSE_BYTES_MAX", "Place", "PlaceState", "Reader", "Readers"]
+__all__ = ["FILTERS_MAX", "RESPONSE_BYTES_MAX", "Place", "PlaceState", "Reader", "Readers"]
 
 RESPONSE_BYTES_MAX = (4 << 20) - 512
 """A response stays under gRPC's default of 4 MiB (A2), with room for what another encoder might add."""
+
+
+FILTERS_MAX = 256
+"""Different filters at a time of all readers of one peer: a large one takes some megabytes of its consumer, and each is
+asked for every packet that comes by."""
 
 
 class Requests(Protocol):
@@ -140,6 +147,7 @@ class Readers:
         self._numbers = itertools.count(1)
         self._places: dict[tuple[Partition, str], dict[int, Place]] = {}
         self._readers: dict[int, Reader] = {}
+        self._filters: dict[int, tuple[FilterSpec, set[Reader]]] = {}  # those in use, and who uses them
         self.gaps = 0  # slices asked for because a frame began beyond a reader
 
     def __len__(self) -> int:
@@ -154,11 +162,30 @@ class Readers:
         filter_spec: FilterSpec | None = None,
         on_frame: Callable[[Frame, int, bool], None] | None = None,
     ) -> Reader:
-        """A reader of nothing yet; :meth:`join` gives it partitions."""
+        """A reader of nothing yet; :meth:`join` gives it partitions. With a filter only after :meth:`takes`."""
         number = number_of(self._epoch, next(self._numbers))
         reader = Reader(number, key, filter_spec, self._settings, on_frame)
         self._readers[number] = reader
+        if filter_spec is not None:
+            self._use(filter_spec, reader)
         return reader
+
+    def takes(self, filter_spec: FilterSpec) -> bool:
+        """Whether a reader with this filter can be opened: others have it already, or there are not too many."""
+        return filter_spec.number in self._filters or len(self._filters) < FILTERS_MAX
+
+    def _use(self, spec: FilterSpec, reader: Reader) -> None:
+        if spec.number not in self._filters:
+            spec = msgspec.structs.replace(spec, epoch=self._epoch)
+            self._filters[spec.number] = spec, set()
+            self._consumer_of(spec.data_source).send(spec)
+        self._filters[spec.number][1].add(reader)
+
+    def _use_no_more(self, spec: FilterSpec, reader: Reader) -> None:
+        _, users = self._filters.get(spec.number, (spec, set()))
+        users.discard(reader)
+        if not users and self._filters.pop(spec.number, None) is not None:
+            self._consumer_of(spec.data_source).send(ForgetFilter(spec.number, self._epoch))
 
     def join(
         self, reader: Reader, partition: Partition, offset: int, *, label: str = "", until: int | None = None
@@ -175,8 +202,6 @@ class Readers:
             reader.wake.set()
             return
         self._places.setdefault((partition, label), {})[reader.number] = place
-        if reader.filter is not None:
-            self._consumer_of(partition.topic).send(reader.filter)
         self._want(place)
 
     def close(self, reader: Reader) -> None:
@@ -190,6 +215,8 @@ class Readers:
         reader.closed = True  # first, so that no place asks for the room that another one gives back
         for place in reader.places.values():
             self._forget(place)
+        if reader.filter is not None:
+            self._use_no_more(reader.filter, reader)
         reader.wake.set()
 
     def sent(self, reader: Reader) -> None:
@@ -272,13 +299,14 @@ class Readers:
 
     def on_successor(self, consumer: Requests) -> None:
         """The consumer is another process: send it every open reader again, with its next-offset."""
+        for spec, _ in self._filters.values():
+            if self._consumer_of(spec.data_source) is consumer:
+                consumer.send(spec)
         for (partition, _), places in self._places.items():
             if self._consumer_of(partition.topic) is not consumer:
                 continue
             for place in places.values():
                 place.known = False
-                if place.reader.filter is not None:
-                    consumer.send(place.reader.filter)
                 self._want(place)
 
     # -- what is asked ------------------------------------------------------------------------------------------------

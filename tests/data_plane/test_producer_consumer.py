@@ -6,74 +6,13 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from memory_log import MemoryLog, MemoryReader, MemoryWriter
-from worker_kit import Kit, move
+from agent_bench import CAR, Bench, logged, numbers, packet, record
+from worker_kit import move
 
-from ma.streaming.api.v1 import api_pb2
-from ma.streaming.open_data.v1.open_data_pb2 import Packet
-from trackside.data_plane.consumer import Consumer
 from trackside.data_plane.log import END, Partition, Refusal
-from trackside.data_plane.peer import LogUnavailable, Parcel, Peer, RingFull
-from trackside.data_plane.producer import Producer
-from trackside.data_plane.reading import PlaceState, Reader
-from trackside.data_plane.record import Record, Route
-from trackside.data_plane.spec import Settings
+from trackside.data_plane.peer import LogUnavailable, Parcel, RingFull
+from trackside.data_plane.reading import PlaceState
 from trackside.shm.liveness import WorkerState
-
-CAR = Partition("Car", 0)
-
-
-def packet(number: int, size: int = 0) -> bytes:
-    return Packet(id=number, content=bytes(size)).SerializeToString()
-
-
-def record(*packets: bytes, topic: str = "Car", essentials: str = "") -> Record:
-    return Record([Route(topic, 0, b"key", essentials)], [0] * len(packets), list(packets))
-
-
-def numbers(reader: Reader) -> list[int]:
-    found: list[int] = []
-    while reader.pending:
-        found += [r.packet.id for r in api_pb2.ReadPacketsResponse.FromString(reader.take()).response]
-    return found
-
-
-def logged(log: MemoryLog, partition: Partition = CAR) -> list[int]:
-    return [Packet.FromString(entry.value).id for entry in log.partitions.get(partition, [])]
-
-
-class Bench:
-    """One gateway, one producer, one consumer, one log."""
-
-    def __init__(self, folder: Path, settings: Settings | None = None) -> None:
-        self.kit = Kit(folder, settings)
-        self.log = MemoryLog()
-        self.peer = self.kit.peer()
-        self.start_producer()
-        self.start_consumer()
-
-    def start_producer(self) -> None:
-        self.writer = MemoryWriter(self.log)
-        self.producer = Producer(self.kit.worker("producer-0"), self.writer)
-
-    def start_consumer(self) -> None:
-        self.reader = MemoryReader(self.log)
-        self.consumer = Consumer(self.kit.worker("consumer-0"), self.reader)
-
-    def append(self, *packets: bytes, topic: str = "Car") -> None:
-        assert self.peer.try_append({self.peer.producer_of(topic): Parcel([record(*packets, topic=topic)])})
-
-    def settle(self, rounds: int = 12) -> None:
-        for _ in range(rounds):
-            self.producer.do_work()
-            self.consumer.do_work()
-            move(self.peer)
-
-    def open(self, offset: int = 0, peer: Peer | None = None, partition: Partition = CAR) -> Reader:
-        readers = (peer or self.peer).readers
-        reader = readers.open()
-        readers.join(reader, partition, offset)
-        return reader
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pytest
 from ma.streaming.api.v1 import api_pb2
 from ma.streaming.open_data.v1.open_data_pb2 import Packet
 from trackside.data_plane.frame import Frame, decode_frame, encode_frame, frames_of
-from trackside.data_plane.link import Leave, Mark, Message, Slice, SliceEnd
+from trackside.data_plane.link import FilterSpec, ForgetFilter, Leave, Mark, Message, Slice, SliceEnd
 from trackside.data_plane.log import END, Partition, Run
 from trackside.data_plane.reading import PlaceState, Reader, Readers
 from trackside.data_plane.spec import Settings
@@ -313,3 +313,18 @@ def test_an_ended_reader_keeps_what_it_has_and_gets_nothing_more() -> None:
     readers.join(reader, Partition("Other", 0), 0)
     assert [type(request) for request in consumer.requests] == [Leave]
     assert reader.closed and numbers_of(reader) == [0, 1]
+
+
+def test_a_filter_is_said_before_its_first_use_and_taken_back_after_its_last() -> None:
+    _, consumer, readers = make()
+    spec = FilterSpec(5, 0, "Car", [], [], [], [], True)
+    first, second = readers.open(filter_spec=spec), readers.open(filter_spec=spec)
+    for reader in (first, second):
+        readers.join(reader, PARTITION, END)
+        readers.join(reader, Partition("Car", 1), END)
+    readers.close(first)
+    readers.close(first)
+    readers.close(second)
+    kinds = [type(request) for request in consumer.requests]
+    assert kinds == [FilterSpec] + [Slice] * 4 + [Leave] * 4 + [ForgetFilter]
+    assert consumer.requests[0].epoch == 1

@@ -1,0 +1,123 @@
+"""Where gateways and consumers could be broken from outside or by an unlucky moment: each test was such a case once."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from agent_bench import CAR, Bench, numbers
+
+from ma.streaming.api.v1 import api_pb2
+from ma.streaming.open_data.v1 import open_data_pb2 as data
+from trackside.data_plane import packet_reader
+from trackside.data_plane.data_formats import event_definition
+from trackside.data_plane.link import FilterSpec
+from trackside.data_plane.log import Partition, Watermarks
+from trackside.data_plane.reading import FILTERS_MAX
+
+ESSENTIALS = Partition("Car_essential", 0)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+def filter_spec(number: int, *events: str) -> FilterSpec:
+    return FilterSpec(number, 0, "Car", [], [], list(events), [], False)
+
+
+def event(number: int, format_: int = 0) -> bytes:
+    """An event packet that names itself "Pit", or a data format."""
+    named = data.EventDataFormat(event_identifier="Pit")
+    referring = data.EventDataFormat(data_format_identifier=format_)
+    content = data.EventPacket(data_format=referring if format_ else named).SerializeToString()
+    return data.Packet(type="Event", id=number, content=content).SerializeToString()
+
+
+def notice_successors(bench: Bench) -> None:
+    """What the peer's timer does."""
+
+    async def turn() -> None:
+        bench.peer.start()
+        bench.peer.stop()
+
+    asyncio.run(turn())
+
+
+# -- filters ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_filter_lives_as_long_as_a_reader_has_it(bench: Bench) -> None:
+    readers = [bench.open(partition=Partition("Car", n), filter_spec=filter_spec(7)) for n in range(3)]
+    bench.settle()
+    assert bench.consumer.formats.knows(7)
+    assert any(cursor.partition == ESSENTIALS for cursor in bench.reader.cursors)
+    for reader in readers[:2]:
+        bench.peer.readers.close(reader)
+    bench.settle()
+    assert bench.consumer.formats.knows(7)
+    bench.peer.readers.close(readers[2])
+    bench.settle()
+    assert not bench.consumer.formats.knows(7) and not bench.reader.cursors
+
+
+def test_filters_of_a_gateway_go_with_it(bench: Bench) -> None:
+    bench.open(filter_spec=filter_spec(7))
+    bench.settle()
+    bench.open(filter_spec=filter_spec(8))  # said, not taken before it dies
+    bench.peer = bench.kit.peer()
+    bench.settle()
+    assert not bench.consumer.formats.knows(7) and not bench.consumer.formats.knows(8)
+
+
+def test_a_request_with_a_filter_that_only_the_predecessor_knew_kills_nobody(bench: Bench) -> None:
+    reader = bench.open(filter_spec=filter_spec(7))
+    bench.settle()
+    bench.append(event(1))
+    bench.start_consumer()
+    bench.peer.readers._want(reader.places[CAR])  # for whatever reason, before the gateway has noticed the successor
+    bench.settle()
+    notice_successors(bench)
+    bench.settle()
+    assert numbers(reader) == [1]
+
+
+def test_filters_are_told_once_and_bounded(bench: Bench) -> None:
+    down = bench.peer.consumers[0].down
+    opened = [bench.open(partition=Partition("Car", n), filter_spec=filter_spec(n)) for n in range(FILTERS_MAX)]
+    assert not bench.peer.readers.takes(filter_spec(FILTERS_MAX)) and bench.peer.readers.takes(filter_spec(3))
+    before = down.publish_position
+    another = bench.open(partition=CAR, filter_spec=filter_spec(3, *["x" * 1000] * 50))
+    assert down.publish_position - before < 1000
+    for reader in [*opened, another]:
+        bench.peer.readers.close(reader)
+    assert bench.peer.readers.takes(filter_spec(FILTERS_MAX))
+
+
+def test_patterns_that_no_ring_could_carry_are_refused() -> None:
+    wide = "[" + "\N{RACING CAR}" * 60_000 + "]"  # a tiny program, and a quarter of a megabyte
+    call = api_pb2.DataPacketRequest(include_parameters=[wide], exclude_parameters=[wide], include_events=[wide])
+    with pytest.raises(packet_reader._BadRead, match=r"its patterns take \d+ bytes; at most 262144"):
+        packet_reader._filter_of(call, "Car")
+
+
+def test_what_waits_for_a_format_is_judged_again_only_when_it_can_be(bench: Bench) -> None:
+    reader = bench.open(filter_spec=filter_spec(7, "Pit"))
+    bench.settle()
+    asked: list[object] = []
+    bench.reader.watermarks = lambda _, done: asked.append(done)  # type: ignore[method-assign]
+    bench.append(event(1, format_=5), event(2))
+    bench.settle()
+    judged: list[bytes] = []
+    chosen = bench.consumer.formats._filters[7].chosen
+    evaluate = chosen.evaluate
+    chosen.evaluate = lambda value, fold: (judged.append(value), evaluate(value, fold))[1]  # type: ignore[method-assign]
+    bench.settle()
+    assert not judged and len(asked) == 1 and not numbers(reader)
+    bench.append(event_definition(5, "Pit"), topic="Car_essential")
+    bench.settle()
+    asked[0]({ESSENTIALS: Watermarks(0, 1)})  # type: ignore[operator]
+    bench.settle()
+    assert numbers(reader) == [1, 2]
