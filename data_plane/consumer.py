@@ -89,6 +89,8 @@ class Past:
     def __init__(self, peer: PeerLink, request: Slice, cursor: Cursor, slice_bytes: int) -> None:
         self.peer = peer
         self.cursor = cursor
+        self.end: Cursor | None = None  # where the partition ends, while that is not known
+        self._opened_at = request.offset
         self._slice_bytes = slice_bytes
         self.held: Run | None = None
         self.unsent: deque[Sendable] = deque()
@@ -101,6 +103,16 @@ class Past:
     @property
     def reached(self) -> int:
         return self.held.start if self.held else self.cursor.next_offset
+
+    @property
+    def may_be_beyond(self) -> bool:
+        """The end of the log: one may ask for an entry that is still to come."""
+        return self._opened_at not in (END, 0) and self.cursor.next_offset == self._opened_at
+
+    def close(self) -> None:
+        self.cursor.close()
+        if self.end is not None:
+            self.end.close()
 
 
 class Consumer:
@@ -234,13 +246,13 @@ class Consumer:
     def _close_past(self, peer: PeerLink, reader: int, partition: Partition) -> None:
         past = self._past.pop((peer, reader, partition), None)
         if past is not None:
-            past.cursor.close()
+            past.close()
 
     def _forget_peer(self, peer: PeerLink) -> None:
         """The peer is another process now: its predecessor's readers have gone with it."""
         self._epochs[peer] = peer.epoch
         for key in [key for key in self._past if key[0] is peer]:
-            self._past.pop(key).cursor.close()
+            self._past.pop(key).close()
         for feed in self._feeds.values():
             feed.members.pop(peer, None)
         self._answers[peer].clear()
@@ -334,17 +346,26 @@ class Consumer:
 
     def _meet(self, key: tuple[PeerLink, int, Partition], past: Past, request: Slice) -> int:
         """At the end of the partition: join its live feed, or become it. A feed that is ahead must be caught first."""
-        feed = self._feeds.get((request.partition, request.label))
-        if feed is None:
-            feed = self._feeds[request.partition, request.label] = Feed(past.cursor, request.label)
-            self._by_cursor[past.cursor] = feed
-        elif request.offset == END or past.reached >= feed.next_offset:
-            past.cursor.close()
-        else:
+        feed = self._feeds.get((request.partition, request.label)) or self._new_feed(past, request)
+        if feed is None or (request.offset != END and past.reached < feed.next_offset):
             return 0
+        if feed.cursor is not past.cursor:
+            past.cursor.close()
         del self._past[key]
         self._join(feed, past.peer, request, feed.next_offset if request.offset == END else past.reached)
         return 1
+
+    def _new_feed(self, past: Past, request: Slice) -> Feed | None:
+        """A feed at the end of the partition. None: not yet, since where that is must be known first."""
+        cursor = past.cursor
+        if past.may_be_beyond:
+            cursor = past.end = past.end or self.log.open(request.partition, END)
+            if cursor.next_offset == END:
+                return None
+            past.end = None
+        feed = self._feeds[request.partition, request.label] = Feed(cursor, request.label)
+        self._by_cursor[cursor] = feed
+        return feed
 
     # -- news ---------------------------------------------------------------------------------------------------------
 

@@ -6,15 +6,16 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from agent_bench import CAR, Bench, numbers
+from agent_bench import CAR, Bench, numbers, packet
+from memory_log import MemoryCursor
 
 from ma.streaming.api.v1 import api_pb2
 from ma.streaming.open_data.v1 import open_data_pb2 as data
 from trackside.data_plane import packet_reader
 from trackside.data_plane.data_formats import event_definition
 from trackside.data_plane.link import FilterSpec
-from trackside.data_plane.log import Partition, Watermarks
-from trackside.data_plane.reading import FILTERS_MAX
+from trackside.data_plane.log import END, Partition, Watermarks
+from trackside.data_plane.reading import FILTERS_MAX, PlaceState
 
 ESSENTIALS = Partition("Car_essential", 0)
 
@@ -121,3 +122,42 @@ def test_what_waits_for_a_format_is_judged_again_only_when_it_can_be(bench: Benc
     asked[0]({ESSENTIALS: Watermarks(0, 1)})  # type: ignore[operator]
     bench.settle()
     assert numbers(reader) == [1, 2]
+
+
+# -- places in the log ------------------------------------------------------------------------------------------------
+
+
+def test_a_reader_beyond_the_end_blinds_nobody(bench: Bench) -> None:
+    """It waits for its offset in the feed of the others, and does not become a feed that begins there."""
+    bench.append(packet(0), packet(1), packet(2))
+    bench.settle()
+    ahead = bench.open(5)
+    bench.settle()
+    live, late = bench.open(END), bench.open(1)
+    bench.settle()
+    bench.append(packet(3), packet(4))
+    bench.settle()
+    bench.append(packet(5), packet(6))
+    bench.settle()
+    assert numbers(live) == [3, 4, 5, 6] and numbers(late) == [1, 2, 3, 4, 5, 6] and numbers(ahead) == [5, 6]
+    assert {reader.places[CAR].state for reader in (ahead, live, late)} == {PlaceState.LIVE}
+    assert len(bench.consumer._feeds) == 1 and len(bench.reader.cursors) == 1
+
+
+def test_a_reader_whose_offset_comes_while_the_end_is_looked_for_misses_nothing(bench: Bench) -> None:
+    bench.append(packet(0))
+    bench.settle()
+    reader = bench.open(1)
+    open_ = bench.reader.open
+
+    def open_later(partition: Partition, offset: int) -> MemoryCursor:
+        if offset == END:
+            bench.log.partitions[partition] += bench.log.partitions[partition]
+        return open_(partition, offset)
+
+    bench.reader.open = open_later  # type: ignore[method-assign]
+    bench.settle()
+    bench.reader.open = open_  # type: ignore[method-assign]
+    bench.append(packet(2))
+    bench.settle()
+    assert numbers(reader) == [0, 2] and len(bench.reader.cursors) == 1
