@@ -1,14 +1,16 @@
 """Counters of one process in shared memory: they survive it, and anybody can read them while it lives or is dead.
 
 The process that owns the table allocates rows; nobody else writes. A *metric* (name, kind, labels, a sentence of help) has
-one entry in the metric directory, each set of label values one row: an entry in the row directory and a cell.
+one entry in the metric directory, each set of label values one row: an entry in the row directory and a cell. A row whose
+labels will not come again is released, and another takes its place.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from trackside.shm.fence import publish_fence
@@ -20,6 +22,9 @@ from trackside.shm.layout import (
     METRIC_TEXT_BYTES_MAX,
     METRICS_OFFSET,
     ROW_ENTRY_BYTES,
+    ROW_GENERATION,
+    ROW_METRIC_MASK,
+    ROW_RELEASED,
     ROWS_OFFSET,
     CountersLayout,
     SegmentKind,
@@ -28,10 +33,13 @@ from trackside.shm.layout import (
 from trackside.shm.segment import LayoutMismatch, Segment, round_to_pages
 
 __all__ = [
+    "BUCKET",
     "OTHER",
     "REFUSED",
+    "SUM",
     "Counter",
     "CounterTable",
+    "Histogram",
     "Metric",
     "create_counters",
     "read_counters",
@@ -45,10 +53,14 @@ class Metric(NamedTuple):
     """One line of a metrics table: what is counted, whether it only grows, by which labels, and why one would look."""
 
     name: str
-    kind: str  # "counter" or "gauge"
+    kind: str  # "counter", "gauge" or "histogram"
     labels: tuple[str, ...]
     help: str
 
+
+BUCKET, SUM = "le", "sum"
+"""A histogram's rows have this label beside those of the metric: the largest value that the bucket takes, "+Inf", or
+"sum" for the row with the sum of all values. A bucket's cell counts what fell into it alone, not into smaller ones."""
 
 OTHER = Metric(
     "counters_other", "counter", (), "Sum of what was counted for label sets that found no row of their own."
@@ -77,6 +89,23 @@ class Counter:
         return int(self._cells[self._index])
 
 
+class Histogram:
+    """How often values fell into which bucket, and their sum. Of one thread, as :class:`Counter`."""
+
+    __slots__ = ("_bounds", "_buckets", "_sum")
+
+    def __init__(self, bounds: Sequence[int], buckets: Sequence[Counter], sum: Counter) -> None:
+        self._bounds = bounds
+        self._buckets = buckets
+        self._sum = sum
+
+    def observe(self, value: int) -> None:
+        """A negative value counts as 0."""
+        value = max(0, value)
+        self._buckets[bisect_left(self._bounds, value)].add()
+        self._sum.add(value)
+
+
 def create_counters(path: str | os.PathLike[str], name: str = "", *, rows: int = 512) -> None:
     """Makes an empty table for the process ``name``; the supervisor calls it. Raises SegmentExists, NoSpace."""
     size = round_to_pages(CountersLayout(rows).segment_bytes)
@@ -90,8 +119,9 @@ class CounterTable:
         """Raises SegmentMissing, LayoutMismatch."""
         self._directory = _Directory(Segment.attach(path))
         self._metrics = {metric.name: index for index, metric in self._directory.metrics()}
-        self._rows = {(name, labels): row for row, name, labels in self._directory.rows()}
+        self._rows = {(name, labels): row for row, _, name, labels in self._directory.rows()}
         self._rows_used = self._directory.rows_used()
+        self._released = self._directory.released()
         self._metrics_used = self._directory.metrics_used()
         self._other = self.counter(OTHER)
         self._refused = self.counter(REFUSED)
@@ -102,9 +132,7 @@ class CounterTable:
         When there is no room for another row: a counter adds to ``counters_other``, a gauge goes nowhere, and
         ``counters_refused`` counts. Raises ValueError when the labels are not those of the metric.
         """
-        if labels.keys() != set(metric.labels):
-            raise ValueError(f"metric {metric.name}: labels {sorted(labels)}, expected {sorted(metric.labels)}")
-        text = json.dumps(labels, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+        text = _labels_text(metric, labels)
         row = self._rows.get((metric.name, text))
         if row is None:
             row = self._allocate(metric, text)
@@ -112,17 +140,38 @@ class CounterTable:
             return self._overflow(metric)
         return Counter(self._directory.cells, self._directory.cell_index(row))
 
+    def histogram(self, metric: Metric, bounds: Sequence[int], /, **labels: str | int) -> Histogram:
+        """The histogram of these label values, found or made: one row a bound (ascending), "+Inf" and the sum."""
+        metric = metric._replace(labels=(*metric.labels, BUCKET))
+        *buckets, sum = [self.counter(metric, **labels, le=edge) for edge in (*bounds, "+Inf", SUM)]
+        return Histogram(bounds, buckets, sum)
+
+    def release(self, metric: Metric, /, **labels: str | int) -> None:
+        """Give a row back. Its Counter must not be used any more: the cell may become another's. None: no such row."""
+        row = self._rows.pop((metric.name, _labels_text(metric, labels)), None)
+        if row is not None:
+            self._directory.release_row(row)
+            self._released.append(row)
+
+    def labels_of(self, metric: Metric) -> list[dict[str, str]]:
+        """The label values of its rows, those of predecessors among them."""
+        found = [_parse_labels(labels) for name, labels in self._rows if name == metric.name]
+        return [labels for labels in found if labels is not None]
+
     def close(self) -> None:
         self._directory.close()
 
     def _allocate(self, metric: Metric, labels: str) -> int | None:
-        row = self._rows_used
         index = self._metric_index(metric)
-        if index is None or row >= self._directory.layout.rows or len(labels.encode()) > LABELS_BYTES_MAX:
+        full = not self._released and self._rows_used >= self._directory.layout.rows
+        if index is None or full or len(labels.encode()) > LABELS_BYTES_MAX:
             return None
+        if self._released:
+            row = self._released.pop()
+        else:
+            row, self._rows_used = self._rows_used, self._rows_used + 1
         self._directory.write_row(row, index, labels)
         self._rows[metric.name, labels] = row
-        self._rows_used += 1
         return row
 
     def _metric_index(self, metric: Metric) -> int | None:
@@ -141,15 +190,16 @@ class CounterTable:
 def read_counters(path: str | os.PathLike[str]) -> list[tuple[str, dict[str, str], int]]:
     """(metric name, labels, value) of every row, from outside, owner dead or alive. Raises SegmentMissing, LayoutMismatch.
 
-    Entries that make no sense are left out.
+    Entries that make no sense are left out, and rows that became another's while they were read.
     """
     directory = _Directory(Segment.attach(path, writable=False))
     try:
         found = []
-        for row, name, text in directory.rows():
+        for row, state, name, text in directory.rows():
             labels = _parse_labels(text)
-            if labels is not None:
-                found.append((name, labels, int(directory.cells[directory.cell_index(row)])))
+            value = int(directory.cells[directory.cell_index(row)])
+            if labels is not None and directory.row_state(row) == state:
+                found.append((name, labels, value))
         return found
     finally:
         directory.close()
@@ -165,7 +215,12 @@ def read_metrics(path: str | os.PathLike[str]) -> dict[str, Metric]:
 
 
 class _Directory:
-    """The two directories of a table. An entry: u64 state (0 free, 1 + index of the metric), u64 length, text."""
+    """The two directories of a table. An entry: u64 state, u64 length of the text, text.
+
+    A state of 0 is free, and so is everything behind it. In the metric directory every other is 1; in the row
+    directory it is 1 + the index of the metric, or ROW_RELEASED, and above that how often the row was given anew: who
+    finds the same state before and after it read the rest has read one row.
+    """
 
     def __init__(self, segment: Segment) -> None:
         rows = segment.check(SegmentKind.COUNTERS).extent
@@ -192,23 +247,38 @@ class _Directory:
             if metric is not None:
                 yield index, metric
 
-    def rows(self) -> Iterator[tuple[int, str, str]]:
-        """(row, metric name, labels text)."""
+    def rows(self) -> Iterator[tuple[int, int, str, str]]:
+        """(row, state, metric name, labels text) of every row that is in use."""
         names = {index: metric.name for index, metric in self.metrics()}
         for row in range(self.rows_used()):
             state, text = self._read(ROWS_OFFSET + row * ROW_ENTRY_BYTES, LABELS_BYTES_MAX)
-            if state - 1 in names:
-                yield row, names[state - 1], text
+            name = names.get((state & ROW_METRIC_MASK) - 1)
+            if name is not None:
+                yield row, state, name, text
+
+    def row_state(self, row: int) -> int:
+        return self.cells[(ROWS_OFFSET + row * ROW_ENTRY_BYTES) >> 3]
+
+    def released(self) -> list[int]:
+        return [row for row in range(self.rows_used()) if self.row_state(row) & ROW_METRIC_MASK == ROW_RELEASED]
 
     def write_metric(self, index: int, metric: Metric) -> None:
         self._write(METRICS_OFFSET + index * METRIC_ENTRY_BYTES, 1, _metric_text(metric) or b"")
 
     def write_row(self, row: int, metric_index: int, labels: str) -> None:
+        """The row must be free or released: nobody looks into it until its state says so."""
+        generation = self.row_state(row) & ~ROW_METRIC_MASK
         self.cells[self.cell_index(row)] = 0
-        self._write(ROWS_OFFSET + row * ROW_ENTRY_BYTES, 1 + metric_index, labels.encode())
+        self._write(ROWS_OFFSET + row * ROW_ENTRY_BYTES, generation | 1 + metric_index, labels.encode())
+
+    def release_row(self, row: int) -> None:
+        generation = (self.row_state(row) & ~ROW_METRIC_MASK) + ROW_GENERATION & _U64
+        self.cells[(ROWS_OFFSET + row * ROW_ENTRY_BYTES) >> 3] = generation | ROW_RELEASED
+        if publish_fence is not None:
+            publish_fence()  # who reads the next owner's text must not find the state of this one
 
     def _used(self, offset: int, entry_bytes: int, entries: int) -> int:
-        """Entries are taken from the front and never given back."""
+        """Entries are taken from the front; one that was given back is not free, but released."""
         states = (self.cells[(offset + index * entry_bytes) >> 3] for index in range(entries))
         return next((index for index, state in enumerate(states) if not state), entries)
 
@@ -243,6 +313,13 @@ def _parse_metric(text: str) -> Metric | None:
         return Metric(str(name), str(kind), tuple(map(str, labels)), str(help))
     except (ValueError, TypeError):
         return None
+
+
+def _labels_text(metric: Metric, labels: dict[str, str | int]) -> str:
+    """Raises ValueError when the labels are not those of the metric."""
+    if labels.keys() != set(metric.labels):
+        raise ValueError(f"metric {metric.name}: labels {sorted(labels)}, expected {sorted(metric.labels)}")
+    return json.dumps(labels, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 
 def _parse_labels(text: str) -> dict[str, str] | None:

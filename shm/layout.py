@@ -60,6 +60,14 @@ A table of counters, for ``extent`` rows::
     +4096         metric directory, METRIC_ROWS x METRIC_ENTRY_BYTES
     +...          row directory, rows x ROW_ENTRY_BYTES
     +...          cells, rows x u64
+
+An entry of either directory::
+
+    +0    state   u64  stored last; metric: 0 free, 1 used; row: 0 free, else two halves
+                       low   1 + index of its metric, or ROW_RELEASED
+                       high  how often the row was given anew
+    +8    length  u64  of the text, bytes
+    +16   text    metric: JSON [name, kind, labels, help]; row: JSON {label: value}
 """
 
 from __future__ import annotations
@@ -246,6 +254,10 @@ METRIC_TEXT_BYTES_MAX = METRIC_ENTRY_BYTES - ENTRY_TEXT_OFFSET
 LABELS_BYTES_MAX = ROW_ENTRY_BYTES - ENTRY_TEXT_OFFSET
 METRICS_OFFSET = PAGE_BYTES
 ROWS_OFFSET = METRICS_OFFSET + METRIC_ROWS * METRIC_ENTRY_BYTES
+ROW_METRIC_MASK = 0xFFFFFFFF
+ROW_RELEASED = ROW_METRIC_MASK
+ROW_GENERATION = ROW_METRIC_MASK + 1
+assert METRIC_ROWS < ROW_RELEASED
 
 
 class CountersLayout(NamedTuple):

@@ -7,7 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from trackside.shm.counters import OTHER, REFUSED, CounterTable, Metric, create_counters, read_counters, read_metrics
+from trackside.shm import counters
+from trackside.shm.counters import (
+    BUCKET,
+    OTHER,
+    REFUSED,
+    SUM,
+    CounterTable,
+    Metric,
+    create_counters,
+    read_counters,
+    read_metrics,
+)
 from trackside.shm.layout import METRIC_ROWS, METRICS_OFFSET, PAGE_BYTES, ROW_ENTRY_BYTES, ROWS_OFFSET
 
 PACKETS = Metric("packets", "counter", ("topic", "way"), "Packets that a producer appended. Look here first.")
@@ -151,3 +162,70 @@ def test_damage_is_left_out(path: Path, seed: int) -> None:
         read_metrics(path)
         CounterTable(path).counter(LAG).add(1)
     assert len(image) % PAGE_BYTES == 0
+
+
+def test_a_released_row_is_anothers(path: Path) -> None:
+    table = CounterTable(path)
+    for number in range(6):
+        table.counter(PACKETS, topic=str(number), way="").add(10 + number)
+    table.release(PACKETS, topic="2", way="")
+    table.release(PACKETS, topic="nobody's", way="")
+    assert values(path).get(("packets", "2")) is None and values(path)["packets", "3"] == 13, (
+        "behind it nothing is lost"
+    )
+    assert {"topic": "2", "way": ""} not in table.labels_of(PACKETS) and len(table.labels_of(PACKETS)) == 5
+    assert table.counter(PACKETS, topic="new", way="").value == 0
+    assert values(path)["packets", "new"] == 0 and values(path)[REFUSED.name, ""] == 0
+    table.counter(PACKETS, topic="one too many", way="").add(1)
+    assert values(path)[OTHER.name, ""] == 1
+
+
+def test_successor_finds_what_was_released(path: Path) -> None:
+    table = CounterTable(path)
+    for number in range(6):
+        table.counter(PACKETS, topic=str(number), way="").add(number)
+    table.release(PACKETS, topic="0", way="")
+    table.release(PACKETS, topic="5", way="")
+    successor = CounterTable(path)
+    assert sorted(labels["topic"] for labels in successor.labels_of(PACKETS)) == ["1", "2", "3", "4"]
+    for topic in ("a", "b", "c"):
+        successor.counter(PACKETS, topic=topic, way="").add(7)
+    assert [values(path).get(("packets", topic)) for topic in "abc"] == [7, 7, None]
+    assert values(path)[OTHER.name, ""] == 7
+
+
+def test_a_row_given_anew_while_it_is_read_is_left_out(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the labels and the value the row becomes another's, of the same metric: the state is not the same."""
+    table = CounterTable(path)
+    table.counter(PACKETS, topic="old", way="").add(1)
+    parse = counters._parse_labels
+
+    def meanwhile(text: str) -> dict[str, str] | None:
+        if "old" in text:
+            table.release(PACKETS, topic="old", way="")
+            table.counter(PACKETS, topic="new", way="").add(2)
+        return parse(text)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(counters, "_parse_labels", meanwhile)
+        assert not {labels.get("topic") for _, labels, _ in read_counters(path)} & {"old", "new"}
+    assert values(path)["packets", "new"] == 2
+
+
+def test_histogram(tmp_path: Path) -> None:
+    create_counters(tmp_path / "c")
+    delay = Metric("delay", "histogram", ("way",), "How long it took.")
+    table = CounterTable(tmp_path / "c")
+    for value in (-5, 0, 10, 11, 100, 101, 5000):
+        table.histogram(delay, (10, 100), way="in").observe(value)
+    found = {labels[BUCKET]: value for name, labels, value in read_counters(tmp_path / "c") if name == "delay"}
+    assert found == {"10": 3, "100": 2, "+Inf": 2, SUM: 5222}
+    assert read_metrics(tmp_path / "c")["delay"].kind == "histogram"
+    with pytest.raises(ValueError, match="delay"):
+        table.histogram(delay, (10, 100))
+
+
+def test_a_histogram_without_rows_goes_nowhere(path: Path) -> None:
+    table = CounterTable(path)
+    table.histogram(Metric("delay", "histogram", (), ""), tuple(range(10))).observe(99)
+    assert values(path)[OTHER.name, ""] == 0 and values(path)[REFUSED.name, ""] == 6
