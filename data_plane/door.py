@@ -30,6 +30,12 @@ __all__ = ["KEY_BYTES_MAX", "BadRequest", "Door", "Parcels"]
 KEY_BYTES_MAX = 1024
 """Longest session key: a GUID has 36 bytes, and the key stands in every table of every record and frame."""
 
+REQUEST_SHARE = 2
+"""One request may take at most this fraction (half) of a ring, so that it finds room whatever the position."""
+
+HEADERS_BYTES = 16 << 10
+"""For headers and alignment of a request's records in the ring."""
+
 WAYS_MAX = 1 << 14
 """Streams whose way is remembered; when there are more all are found again, so that invented names cost no memory."""
 
@@ -54,17 +60,22 @@ class _Way(NamedTuple):
 class _Sheaf:
     """The records that one request makes for one producer: a new one begins when the last is full."""
 
-    def __init__(self) -> None:
+    def __init__(self, producer: ProducerProxy) -> None:
         self.records: list[Record] = []
+        self._request_bytes_max = producer.down.capacity_bytes // REQUEST_SHARE - HEADERS_BYTES
+        self._before_bytes = 0  # of the records before the last
+        self._bytes = 0
         self._begin()
 
     def _begin(self) -> None:
         self._rows: dict[tuple[_Way, str, bool], int] = {}
+        self._before_bytes += self._bytes
         self._bytes = 0
         self._record = Record([], [], [])
         self.records.append(self._record)
 
     def add(self, way: _Way, session_key: str, is_essential: bool, packet: bytes) -> None:
+        """Raises BadRequest, also when the request has become too large for its ring."""
         if self._bytes and self._bytes + len(packet) > RECORD_BYTES_MAX:
             self._begin()
         row = self._rows.get((way, session_key, is_essential))
@@ -73,14 +84,20 @@ class _Sheaf:
         self._record.indexes.append(row)
         self._record.packets.append(packet)
         self._bytes += len(packet) + 10
+        if self._before_bytes + self._bytes > self._request_bytes_max:
+            raise BadRequest(
+                f"message: with it the request takes more than the {self._request_bytes_max} bytes of a ring that one "
+                "may take, names and keys counted; send it in parts"
+            )
 
     def _add_row(self, way: _Way, session_key: str, is_essential: bool) -> int:
         """Raises BadRequest for a key that is too long."""
         key = _key(session_key, "session_key")
         routes = self._record.routes
         row = self._rows[way, session_key, is_essential] = len(routes)
-        routes.append(Route(way.topic, way.number, key, way.essentials if is_essential else ""))
-        self._bytes += len(key) + 512  # an upper bound of the row: a topic has at most 249 bytes
+        essentials = way.essentials if is_essential else ""
+        routes.append(Route(way.topic, way.number, key, essentials))
+        self._bytes += len(key) + len(way.topic) + len(essentials) + 32
         return row
 
 
@@ -134,7 +151,7 @@ class Door:
         packet = _packet(message, way.producer)
         sheaf = sheaves.get(way.producer)
         if sheaf is None:
-            sheaf = sheaves[way.producer] = _Sheaf()
+            sheaf = sheaves[way.producer] = _Sheaf(way.producer)
         sheaf.add(way, detail.session_key, packet.is_essential, message)
 
     def _find_way(self, data_source: str, stream: str) -> _Way:

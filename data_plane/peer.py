@@ -161,6 +161,12 @@ class ProducerProxy(_LinkProxy):
     def has_room(self, parcel: Parcel) -> bool:
         return not self.blocked_topic(parcel.sizes) and self.down.fits([len(body) for _, _, body in parcel.bodies])
 
+    def check_size(self, parcel: Parcel) -> None:
+        """Raises ValueError for what might not even find room in an empty ring: waiting would be for ever."""
+        size = sum(len(body) for _, _, body in parcel.bodies) + 128 * (len(parcel.bodies) - 1)
+        if size > self.down.record_bytes_max:
+            raise ValueError(f"{size} bytes for {self.name} at once; its ring takes {self.down.record_bytes_max}")
+
     def publish(self, parcel: Parcel) -> int:
         """Only after ``has_room``: nobody else writes this ring."""
         position = self.down.try_publish(parcel.bodies)
@@ -364,10 +370,15 @@ class Peer:
         return self._try(parcels)
 
     async def append(self, parcels: Mapping[ProducerProxy, Parcel], timeout: float) -> Accepted:
-        """As :meth:`try_append`, waiting up to ``timeout`` seconds for room. Raises RingFull or LogUnavailable."""
+        """As :meth:`try_append`, waiting up to ``timeout`` seconds for room. Raises RingFull or LogUnavailable.
+
+        Raises ValueError for what would not even find room in an empty ring.
+        """
         accepted = self.try_append(parcels)
         if accepted is not None:
             return accepted
+        for producer, parcel in parcels.items():
+            producer.check_size(parcel)
         submission = _Submission(parcels)
         self._submissions.append(submission)
         self._settle()

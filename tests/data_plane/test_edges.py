@@ -6,16 +6,19 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from agent_bench import CAR, Bench, numbers, packet
+from agent_bench import CAR, Bench, numbers, packet, record
 from memory_log import MemoryCursor
 
 from ma.streaming.api.v1 import api_pb2
 from ma.streaming.open_data.v1 import open_data_pb2 as data
 from trackside.data_plane import packet_reader
 from trackside.data_plane.data_formats import event_definition
+from trackside.data_plane.door import BadRequest, Door
 from trackside.data_plane.link import FilterSpec
 from trackside.data_plane.log import END, Partition, Watermarks
+from trackside.data_plane.peer import Parcel
 from trackside.data_plane.reading import FILTERS_MAX, PlaceState
+from trackside.data_plane.routing import Routing
 
 ESSENTIALS = Partition("Car_essential", 0)
 
@@ -161,3 +164,34 @@ def test_a_reader_whose_offset_comes_while_the_end_is_looked_for_misses_nothing(
     bench.append(packet(2))
     bench.settle()
     assert numbers(reader) == [0, 2] and len(bench.reader.cursors) == 1
+
+
+# -- writes -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_request_that_no_ring_could_take_is_refused_at_once_and_holds_up_nobody(bench: Bench) -> None:
+    """Packets of a few bytes whose names and keys take far more in the ring than in the request."""
+    settings = bench.kit.settings
+    door = Door(Routing(settings), bench.peer, settings)
+    details = [
+        api_pb2.DataPacketDetails(message=data.Packet(is_essential=True), data_source="A", session_key=str(number))
+        for number in range(20_000)
+    ]
+    request = api_pb2.WriteDataPacketsRequest(details=details).SerializeToString()
+    down = bench.peer.producers[0].down
+    assert len(request) < down.capacity_bytes // 2
+    with pytest.raises(BadRequest, match=r"details\[\d+\].message: with it the request takes more than the \d+ bytes"):
+        door.data_packets(request)
+    half = api_pb2.WriteDataPacketsRequest(details=details[:6_000]).SerializeToString()
+    assert bench.peer.try_append(door.data_packets(half))
+
+
+def test_what_can_never_find_room_does_not_wait_for_it(bench: Bench) -> None:
+    producer = bench.peer.producers[0]
+    huge = {producer: Parcel([record(packet(n, 400_000)) for n in range(3)])}
+
+    async def wait() -> None:
+        with pytest.raises(ValueError, match="its ring takes"):
+            await bench.peer.append(huge, 5)
+
+    asyncio.run(wait())
