@@ -41,6 +41,9 @@ __all__ = ["Supervisor", "run_server"]
 ROUND_SECONDS = 0.05
 WATCHDOG_SECONDS = 1.0
 
+GAP_SECONDS = 1.0
+"""Two looks at the workers that are further apart than this mean that the supervisor itself was stopped."""
+
 DRAIN_SHARES = ((("gateway",), 0.5), (("control-plane", "recovery"), 0.6), (("producer",), 1.0), (("consumer",), 1.0))
 """Who is stopped after whom, and which part of the drain bound may have passed by then."""
 
@@ -70,6 +73,7 @@ class Supervisor:
         self._state = ""
         self._described: object = None
         self._pinged_at = 0.0
+        self._watched_at = self._awake_since = time.monotonic()
         self._systemd = Notifier()
         self._lifeline = [int(os.environ.pop(LIFELINE))] if LIFELINE in os.environ else []
         self.run_directory = RunDirectory(settings)
@@ -115,8 +119,12 @@ class Supervisor:
         return self._drain()
 
     def _watch(self, *, restart: bool) -> None:
+        now = time.monotonic()
+        if now - self._watched_at > GAP_SECONDS:  # a container was paused, or the machine could not keep up
+            self._awake_since = now
+        self._watched_at = now
         for worker in self.workers.values():
-            worker.watch(restart=restart, start_seconds=self.settings.start_seconds)
+            worker.watch(restart=restart, start_seconds=self.settings.start_seconds, awake_since=self._awake_since)
 
     def _cannot_serve(self) -> int:
         """Exit code when a worker says that it can never boot before the server was ever up; else 0."""

@@ -11,7 +11,7 @@ import time
 import msgspec
 
 from trackside.data_plane.spec import SlotSpec, WorkerSpec, encode_spec
-from trackside.data_plane.worker import EXIT_CANNOT_BOOT, log_line
+from trackside.data_plane.worker import EXIT_CANNOT_BOOT, EXIT_CRASHED, log_line
 from trackside.shm.liveness import Liveness, WorkerState
 
 __all__ = ["WorkerHandle"]
@@ -44,6 +44,7 @@ class WorkerHandle:
         self._spec: WorkerSpec | None = None
         self._started_at = 0.0
         self._start_at = 0.0
+        self._killed = False
         self._fruitless: list[float] = []
 
     @property
@@ -70,6 +71,7 @@ class WorkerHandle:
         self.liveness.pid = self._process.pid
         self.liveness.started_ns = time.monotonic_ns()
         self._started_at = time.monotonic()
+        self._killed = False
         self.state = "running"
 
     def _exec(self, spec: WorkerSpec) -> subprocess.Popen[bytes]:
@@ -85,8 +87,12 @@ class WorkerHandle:
         finally:
             os.close(descriptor)
 
-    def watch(self, *, restart: bool, start_seconds: float) -> None:
-        """Look once: reap, judge, kill what hangs, start what is due."""
+    def watch(self, *, restart: bool, start_seconds: float, awake_since: float = 0.0) -> None:
+        """Look once: reap, judge, kill what hangs, start what is due.
+
+        ``awake_since`` (CLOCK_MONOTONIC, seconds) is when this process itself began to look without a gap: nobody is
+        blamed for silence before, since what stopped the supervisor has probably stopped them, too.
+        """
         if self.state == "waiting" and restart and time.monotonic() >= self._start_at:
             assert self._spec is not None
             self.liveness.restarts += 1
@@ -96,15 +102,16 @@ class WorkerHandle:
         code = self._process.poll()
         if code is not None:
             self._on_exit(code, restart)
-        elif reason := self._hangs(start_seconds):
+        elif not self._killed and (reason := self._hangs(start_seconds, awake_since)):
             log_line("error", "supervisor", "killed a worker that hangs", worker=self.name, pid=self.pid, reason=reason)
             self.kill()
 
-    def _hangs(self, start_seconds: float) -> str:
+    def _hangs(self, start_seconds: float, awake_since: float) -> str:
         """Why it must be replaced; empty when it is fine. Death is proven by reaping, never by a time-out alone."""
-        silent = (time.monotonic_ns() - self.liveness.heartbeat_ns) / 1e9
+        now = time.monotonic()
+        silent = now - max(self.liveness.heartbeat_ns / 1e9, awake_since)
         if self.liveness.state == WorkerState.STARTING:
-            if time.monotonic() - self._started_at > start_seconds:
+            if now - max(self._started_at, awake_since) > start_seconds:
                 return f"not ready within {start_seconds:g} s; look at the machine's load, the disk and the lines above"
             return ""
         return f"no heartbeat for {silent:.0f} s" if silent > self._stall_seconds else ""
@@ -112,14 +119,15 @@ class WorkerHandle:
     def _on_exit(self, code: int, restart: bool) -> None:
         self.exit_code = self.liveness.last_exit = code
         self._process = None
-        if code == 0 or (code == -signal.SIGTERM and not restart):  # the latter before it could handle the signal
+        asked_to_stop = not restart and code in (0, -signal.SIGTERM)  # the latter before it could handle the signal
+        if asked_to_stop or (code == 0 and self.slot.role == "recovery"):
             self.state = "done"
             return
         booted = self.liveness.state not in (WorkerState.STARTING, WorkerState.FAILED)
-        words = self.liveness.read_last_words().strip()
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        if not words:
+        if code not in (EXIT_CRASHED, EXIT_CANNOT_BOOT):  # else they are its own
             self.liveness.write_last_words(how)
+        words = self.liveness.read_last_words().strip()
         last_line = words.splitlines()[-1] if words else ""
         log_line("error", "supervisor", "worker died", worker=self.name, how=how, last_words=last_line)
         if restart:
@@ -127,7 +135,7 @@ class WorkerHandle:
         else:
             self.state = "done"
         # Said for the dead, who may have left READY there: until its successor says otherwise nobody may count on it.
-        self.liveness.write_reason(f"process {self.name} {AFTER_DEATH[self.state]}: {last_line or how}")
+        self.liveness.write_reason(f"process {self.name} {AFTER_DEATH[self.state]}: {last_line}")
         self.liveness.state = WorkerState.FAILED
 
     def _plan_restart(self, code: int, booted: bool) -> None:
@@ -148,5 +156,6 @@ class WorkerHandle:
             self._process.terminate()
 
     def kill(self) -> None:
+        self._killed = True
         if self._process is not None:
             self._process.kill()

@@ -186,7 +186,6 @@ def play(run: Callable[[Worker], None] | None = None) -> NoReturn:
     spec = _read_spec(int(sys.argv[1]))
     _settle_in(spec)
     worker = Worker(spec)
-    worker.liveness.write_last_words("")
     worker.become(WorkerState.STARTING)
     worker.beat()
     signal.signal(signal.SIGTERM, worker.on_stop)
