@@ -47,6 +47,15 @@ class _TooMuch(Exception):
     """The call asks for more than this gateway can do at a time. Becomes RESOURCE_EXHAUSTED."""
 
 
+class _Read:
+    """One call, from its first look-up on. What it holds is given back when it ends, however it ends."""
+
+    def __init__(self) -> None:
+        self.reader: Reader | None = None
+        self.watched: str | None = None  # the data source whose topics are followed for it
+        self.closed = False  # its connection was closed
+
+
 class PacketReader:
     def __init__(
         self, peer: Peer, routing: Routing, settings: Settings, look_up: LookUp, counters: GatewayCounters
@@ -56,27 +65,25 @@ class PacketReader:
         self._settings = settings
         self._look_up = look_up
         self._count = counters
-        self._by_connection: defaultdict[int, set[Reader]] = defaultdict(set)
-        self._growing: defaultdict[str, dict[Reader, api_pb2.ConnectionDetails]] = defaultdict(dict)
+        self._by_connection: defaultdict[int, set[_Read]] = defaultdict(set)
+        self._growing: defaultdict[str, dict[_Read, api_pb2.ConnectionDetails]] = defaultdict(dict)
         peer.on_topics.append(self._on_topics)
 
     # -- the three calls ----------------------------------------------------------------------------------------------
 
     async def read_packets(self, request: bytes, context: Context) -> None:
         call = api_pb2.ReadPacketsRequest.FromString(request)
-        await self._serve(call, "connection", context, lambda details: self._open_streams(details, None))
+        await self._serve(call, "connection", context, lambda read, details: self._open_streams(read, details, None))
 
     async def read_data_packets(self, request: bytes, context: Context) -> None:
         call = api_pb2.ReadDataPacketsRequest.FromString(request).request
 
-        async def open_reader(details: api_pb2.ConnectionDetails) -> Reader:
+        async def open_reader(read: _Read, details: api_pb2.ConnectionDetails) -> None:
             try:
                 wanted = _filter_of(call, details.data_source)
             except BadPattern as error:
                 raise _BadRead(f"request.{error}") from None
-            if not self._peer.readers.takes(wanted):
-                raise _TooMuch(f"{FILTERS_MAX} different filters are in use here; share one, or end another read")
-            return await self._open_streams(details, wanted)
+            await self._open_streams(read, details, wanted)
 
         await self._serve(call, "request.connection", context, open_reader)
 
@@ -86,12 +93,13 @@ class PacketReader:
 
     def on_connection_closed(self, connection: int) -> None:
         """End its readers with OK, after what is in hand. Called for every closed connection, known here or not."""
-        for reader in self._by_connection.get(connection, ()):
-            reader.closed = True
-            reader.wake.set()
+        for read in self._by_connection.get(connection, ()):
+            read.closed = True
+            if read.reader is not None:
+                self._peer.readers.end(read.reader)
 
     def open_connections(self) -> set[int]:
-        """Connections that have readers here."""
+        """Connections that are read here."""
         return set(self._by_connection)
 
     # -- one call -----------------------------------------------------------------------------------------------------
@@ -101,30 +109,33 @@ class PacketReader:
         call: api_pb2.ReadPacketsRequest | api_pb2.ReadEssentialsRequest | api_pb2.DataPacketRequest,
         field: str,
         context: Context,
-        open_reader: Callable[[api_pb2.ConnectionDetails], Awaitable[Reader]],
+        open_reader: Callable[[_Read, api_pb2.ConnectionDetails], Awaitable[None]],
     ) -> None:
         if not call.HasField("connection"):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"{field}: missing; make one with NewConnection")
-        connection = call.connection.id
+        read = _Read()
+        # Before the look-up: a connection that is closed after it was found ends this read, too.
+        self._by_connection[call.connection.id].add(read)
         try:
-            details = await self._look_up(connection)
-            if details is None:
-                return
-            reader = await open_reader(details)
+            details = await self._look_up(call.connection.id)
+            if details is not None:
+                await open_reader(read, details)
+                await self._send(read, context)
         except (_BadRead, BadName) as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         except _TooMuch as error:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
         except LogUnavailable as error:
             await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
-        self._by_connection[connection].add(reader)
-        try:
-            await self._send(reader, context)
         finally:
-            self._close(reader, connection, details.data_source)
+            self._close(read, call.connection.id)
 
-    async def _send(self, reader: Reader, context: Context) -> None:
+    async def _send(self, read: _Read, context: Context) -> None:
         """Responses as long as the reader lives: everything that is ready in one, without waiting, unless batching."""
+        reader = read.reader
+        assert reader is not None
+        if read.closed:
+            self._peer.readers.end(reader)
         self._count.readers.set(len(self._peer.readers))
         batching = self._settings.batching_responses
         while True:
@@ -155,54 +166,63 @@ class PacketReader:
             except TimeoutError:
                 return
 
-    def _close(self, reader: Reader, connection: int, data_source: str) -> None:
-        self._peer.readers.close(reader)
-        self._by_connection[connection].discard(reader)
+    def _close(self, read: _Read, connection: int) -> None:
+        self._by_connection[connection].discard(read)
         if not self._by_connection[connection]:
             del self._by_connection[connection]
-        if self._growing[data_source].pop(reader, None) is not None:
-            self._peer.unwatch_topics(data_source)
-        if not self._growing[data_source]:
-            del self._growing[data_source]
+        if read.reader is not None:
+            self._peer.readers.close(read.reader)
+        if read.watched is not None:
+            self._peer.unwatch_topics(read.watched)
+            self._growing[read.watched].pop(read, None)
+            if not self._growing[read.watched]:
+                del self._growing[read.watched]
         self._count.readers.set(len(self._peer.readers))
+
+    def _open(self, read: _Read, details: api_pb2.ConnectionDetails, filter_spec: FilterSpec | None = None) -> Reader:
+        """Raises _TooMuch."""
+        if filter_spec is not None and not self._peer.readers.takes(filter_spec):
+            raise _TooMuch(f"{FILTERS_MAX} different filters are in use here; share one, or end another read")
+        read.reader = self._peer.readers.open(key=_key_of(details), filter_spec=filter_spec)
+        return read.reader
 
     # -- what a connection wants --------------------------------------------------------------------------------------
 
-    async def _open_streams(self, details: api_pb2.ConnectionDetails, filter_spec: FilterSpec | None) -> Reader:
+    async def _open_streams(
+        self, read: _Read, details: api_pb2.ConnectionDetails, filter_spec: FilterSpec | None
+    ) -> None:
         self._routing.naming.check_data_source(details.data_source, "data_source")
         if not details.streams:
-            return await self._open_all_streams(details, filter_spec)
-        reader = self._peer.readers.open(key=_key_of(details), filter_spec=filter_spec)
+            await self._open_all_streams(read, details, filter_spec)
+            return
+        reader = self._open(read, details, filter_spec)
         if not details.exclude_main_stream:
             self._join(reader, details.data_source, self._routing.route(details.data_source, ""), details.main_offset)
         for index, stream in enumerate(details.streams):
             offset = details.stream_offsets[index] if index < len(details.stream_offsets) else 0
             if self._is_mapped(stream):
                 self._join(reader, details.data_source, self._routing.route(details.data_source, stream), offset)
-        return reader
 
     def _is_mapped(self, stream: str) -> bool:
         """PartitionBased: a stream without a partition of its own has nothing to be read (its packets are main)."""
         return self._settings.strategy == "TopicBased" or stream in self._settings.partition_mappings
 
-    async def _open_all_streams(self, details: api_pb2.ConnectionDetails, filter_spec: FilterSpec | None) -> Reader:
+    async def _open_all_streams(
+        self, read: _Read, details: api_pb2.ConnectionDetails, filter_spec: FilterSpec | None
+    ) -> None:
         """All streams of the data source, also those that appear later, from their beginning.
 
         A negative main_offset holds for every stream that exists at the call.
         """
         data_source = details.data_source
         self._peer.watch_topics(data_source)
-        try:
-            topics = await self._topics(data_source)
-        except LogUnavailable:
-            self._peer.unwatch_topics(data_source)
-            raise
-        reader = self._peer.readers.open(key=_key_of(details), filter_spec=filter_spec)
-        self._growing[data_source][reader] = details
+        read.watched = data_source
+        topics = await self._topics(data_source)
+        reader = self._open(read, details, filter_spec)
         if not details.exclude_main_stream:
             self._join(reader, data_source, self._routing.route(data_source, ""), details.main_offset)
         self._grow(reader, details, topics, END if details.main_offset < 0 else 0)
-        return reader
+        self._growing[data_source][read] = details
 
     def _grow(self, reader: Reader, details: api_pb2.ConnectionDetails, topics: dict[str, int], offset: int) -> None:
         main = self._routing.route(details.data_source, "")
@@ -213,10 +233,10 @@ class PacketReader:
                 if partition != main or not details.exclude_main_stream:
                     self._join(reader, details.data_source, partition, offset)
 
-    def _on_topics(self, data_source: str) -> None:
-        topics = self._peer.topics_of(data_source) or {}
-        for reader, details in self._growing.get(data_source, {}).items():
-            self._grow(reader, details, topics, 0)
+    def _on_topics(self, data_source: str, new: dict[str, int]) -> None:
+        for read, details in self._growing.get(data_source, {}).items():
+            assert read.reader is not None
+            self._grow(read.reader, details, new, 0)
 
     def _join(self, reader: Reader, data_source: str, partition: Partition, offset: int) -> None:
         if partition not in reader.places:
@@ -233,7 +253,7 @@ class PacketReader:
             await asyncio.sleep(0.005)
         return topics
 
-    async def _open_essentials(self, details: api_pb2.ConnectionDetails) -> Reader:
+    async def _open_essentials(self, read: _Read, details: api_pb2.ConnectionDetails) -> None:
         """Live when the connection names a session; else to the end as it is now, at once when nothing is there."""
         partition = self._routing.essentials(details.data_source)
         until = None
@@ -241,9 +261,7 @@ class PacketReader:
         if not details.session_key:
             until = (await self._peer.watermarks([partition], ANSWER_SECONDS))[partition].end
             offset = until if offset == END else offset
-        reader = self._peer.readers.open(key=_key_of(details))
-        self._peer.readers.join(reader, partition, offset, until=until)
-        return reader
+        self._peer.readers.join(self._open(read, details), partition, offset, until=until)
 
 
 def _key_of(details: api_pb2.ConnectionDetails) -> bytes | None:

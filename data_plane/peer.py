@@ -246,7 +246,8 @@ class Peer:
         self.consumers = [ConsumerProxy(link, worker) for link in spec.links if roles[link.worker] == "consumer"]
         self._routing = Routing(spec.settings)
         self.readers = Readers(spec.epoch, self.consumer_of, spec.settings)
-        self.on_topics: list[Callable[[str], None]] = []
+        self.on_topics: list[Callable[[str, dict[str, int]], None]] = []
+        """Called with a watched data source and those of its topics that are new, or have more partitions now."""
         self._numbers = itertools.count(1)
         self._submissions: deque[_Submission] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -328,15 +329,22 @@ class Peer:
                 if future is not None and not future.done():
                     future.set_result(message.values)
             case Topics() if isinstance(proxy, ConsumerProxy):
-                proxy.topics[message.data_source] = message.topics
-                for notify in self.on_topics:
-                    notify(message.data_source)
+                self._on_topics(proxy, message)
             case Limits() if isinstance(proxy, ProducerProxy):
                 proxy.value_bytes_max = min(message.value_bytes_max, self.worker.spec.settings.max_packet_bytes)
             case Refused() if isinstance(proxy, ProducerProxy):
                 proxy.refusals.append(message)
             case _:
                 raise AssertionError(f"{type(message).__name__} from {proxy.name}")
+
+    def _on_topics(self, proxy: ConsumerProxy, news: Topics) -> None:
+        if news.data_source not in proxy.watched:
+            return  # said before the consumer heard that nobody watches any more
+        known = proxy.topics.get(news.data_source, {})
+        proxy.topics[news.data_source] = news.topics
+        new = {topic: count for topic, count in news.topics.items() if known.get(topic) != count}
+        for notify in self.on_topics:
+            notify(news.data_source, new)
 
     def _settle(self) -> bool:
         for consumer in self.consumers:

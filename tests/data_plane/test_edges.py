@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 
+import grpc
 import pytest
 from agent_bench import CAR, Bench, numbers, packet, record
 from memory_log import MemoryCursor
 
 from ma.streaming.api.v1 import api_pb2
 from ma.streaming.open_data.v1 import open_data_pb2 as data
-from trackside.data_plane import packet_reader
+from trackside.data_plane import metrics, packet_reader
 from trackside.data_plane.data_formats import event_definition
 from trackside.data_plane.door import BadRequest, Door
 from trackside.data_plane.link import FilterSpec
 from trackside.data_plane.log import END, Partition, Watermarks
+from trackside.data_plane.packet_reader import PacketReader
 from trackside.data_plane.peer import Parcel
 from trackside.data_plane.reading import FILTERS_MAX, PlaceState
 from trackside.data_plane.routing import Routing
@@ -195,3 +198,122 @@ def test_what_can_never_find_room_does_not_wait_for_it(bench: Bench) -> None:
             await bench.peer.append(huge, 5)
 
     asyncio.run(wait())
+
+
+# -- read calls -------------------------------------------------------------------------------------------------------
+
+
+class Aborted(Exception):
+    pass
+
+
+class Call:
+    """What a read handler sees of its call. ``on_write`` is done for each response, as if it took that long."""
+
+    def __init__(self, on_write: Callable[[], None] = lambda: None) -> None:
+        self.written: list[int] = []
+        self.aborted: tuple[grpc.StatusCode, str] | None = None
+        self._on_write = on_write
+
+    async def write(self, response: bytes) -> None:
+        self.written += [r.packet.id for r in api_pb2.ReadPacketsResponse.FromString(response).response]
+        self._on_write()
+        await asyncio.sleep(0)
+
+    async def abort(self, code: grpc.StatusCode, details: str) -> None:
+        self.aborted = code, details
+        raise Aborted
+
+
+REQUEST = api_pb2.ReadPacketsRequest(connection=api_pb2.Connection(id=5)).SerializeToString()
+
+
+def handler(bench: Bench, on_look_up: Callable[[], None] = lambda: None, **details: object) -> PacketReader:
+    """PacketReaderService over the bench's gateway; every connection has these details."""
+    settings = bench.kit.settings
+
+    async def look_up(_: int) -> api_pb2.ConnectionDetails:
+        on_look_up()
+        return api_pb2.ConnectionDetails(**{"data_source": "Car", **details})
+
+    counters = metrics.gateway_counters(bench.peer.worker.counters)
+    return PacketReader(bench.peer, Routing(settings), settings, look_up, counters)
+
+
+async def run_beside(bench: Bench, call: Coroutine[object, object, None]) -> None:
+    """The call and all workers, until it ends."""
+    task = asyncio.ensure_future(call)
+    async with asyncio.timeout(30):
+        while not task.done():
+            bench.settle(1)
+            await asyncio.sleep(0)
+        await task
+
+
+def test_a_connection_that_is_closed_while_it_is_looked_up_ends_its_read(bench: Bench) -> None:
+    service = handler(bench, lambda: service.on_connection_closed(5), streams=["s"])
+    asyncio.run(run_beside(bench, service.read_packets(REQUEST, Call())))
+    assert not len(bench.peer.readers) and not service.open_connections()
+
+
+def test_a_closed_connections_read_ends_however_much_comes_in(bench: Bench) -> None:
+    bench.append(packet(0))
+    bench.settle()
+
+    def on_write() -> None:
+        service.on_connection_closed(5)
+        bench.append(packet(1))
+        bench.settle()
+
+    service = handler(bench, streams=["s"])
+    call = Call(on_write)
+    asyncio.run(run_beside(bench, service.read_packets(REQUEST, call)))
+    assert call.written == [0] and not len(bench.peer.readers)
+
+
+def test_a_read_that_is_refused_leaves_nothing_behind(bench: Bench) -> None:
+    service = handler(bench, streams=["good", "bad/name"])
+    call = Call()
+    with pytest.raises(Aborted):
+        asyncio.run(run_beside(bench, service.read_packets(REQUEST, call)))
+    assert call.aborted is not None and call.aborted[0] is grpc.StatusCode.INVALID_ARGUMENT
+    bench.settle()
+    assert not len(bench.peer.readers) and not bench.reader.cursors
+
+
+def test_a_read_that_is_cancelled_while_it_opens_leaves_nothing_behind(bench: Bench) -> None:
+    service = handler(bench)
+
+    async def cancel() -> None:
+        task = asyncio.ensure_future(service.read_packets(REQUEST, Call()))
+        await asyncio.sleep(0)
+        assert bench.peer.consumers[0].watched
+        task.cancel()
+        await asyncio.wait([task])
+
+    asyncio.run(cancel())
+    bench.settle()
+    assert not bench.peer.consumers[0].watched and not bench.consumer._watches
+
+
+def test_topics_that_nobody_watches_any_more_are_not_kept(bench: Bench) -> None:
+    bench.append(packet(0))
+    bench.peer.watch_topics("Car")
+    for _ in range(3):
+        bench.producer.do_work()
+        bench.consumer.do_work()
+    bench.peer.unwatch_topics("Car")  # what is told is on its way
+    bench.settle()
+    assert not bench.peer.consumers[0].topics
+
+
+def test_new_topics_reach_readers_once(bench: Bench) -> None:
+    told: list[dict[str, int]] = []
+    bench.peer.on_topics.append(lambda _, new: told.append(new))
+    bench.peer.watch_topics("Car")
+    for topic in ("Car", "Car.a", "Car.b"):
+        bench.append(packet(1), topic=topic)
+        bench.settle()
+        bench.consumer._topics_at = 0.0
+    bench.settle()
+    assert [topic for new in told for topic in new] == ["Car", "Car.a", "Car.b"]
