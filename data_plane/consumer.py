@@ -45,6 +45,9 @@ RUN_BYTES = 512 << 10
 TOPICS_SECONDS = 0.25
 """How often the list of topics is compared with what was told, while somebody watches."""
 
+TOPICS_TOLD_MAX = 1000
+"""In one message, so that it fits into a ring whatever the names are."""
+
 Sendable = tuple[int, int, bytes]
 
 
@@ -131,7 +134,10 @@ class Consumer:
         self._past: dict[tuple[PeerLink, int, Partition], Past] = {}
         self._answers: dict[PeerLink, deque[Sendable]] = {peer: deque() for peer in self.peers}
         self._marks: dict[tuple[PeerLink, Partition, str], int] = {}
-        self._watches: dict[tuple[PeerLink, str], Topics | None] = {}
+        self._watches: dict[
+            tuple[PeerLink, str], dict[str, int] | None
+        ] = {}  # what was told of each; None: nothing yet
+        self._topics: dict[str, int] = {}  # all that existed at the last look
         self._topics_at = 0.0
         self._count = metrics.consumer_counters(worker.counters)
 
@@ -164,10 +170,12 @@ class Consumer:
             if not self._send_answers(peer):
                 continue
             found = peer.take()
+            if found:
+                # Before it is looked at: what kills this process must not meet its successor, whom peers ask again.
+                peer.commit(found[-1].end)
             for record in found:
                 self._on_request(peer, decode_message(record.kind, record.body))
             if found:
-                peer.commit(found[-1].end)
                 self._send_answers(peer)
             done += len(found)
         return done
@@ -388,10 +396,27 @@ class Consumer:
             return
         self._topics_at = now + TOPICS_SECONDS
         existing = self.log.topics()
+        new = {topic: count for topic, count in existing.items() if self._topics.get(topic) != count}
+        gone = any(topic not in existing for topic in self._topics)
+        if new or gone:
+            self._topics = dict(existing)
         for (peer, data_source), told in list(self._watches.items()):
-            news = Topics(data_source, self.routing.topics_of(data_source, existing))
-            if news != told and peer.try_send([encode_message(news)]):
-                self._watches[peer, data_source] = news
+            if told is None or gone:
+                self._tell(peer, data_source, self.routing.topics_of(data_source, existing))
+            elif own := self.routing.topics_of(data_source, new):
+                self._tell(peer, data_source, told | own)
+
+    def _tell(self, peer: PeerLink, data_source: str, topics: dict[str, int]) -> None:
+        """Tell all of them, in parts; what found no room is told whole next time."""
+        if topics == self._watches[peer, data_source]:
+            return
+        names = list(topics)
+        parts = [names[first : first + TOPICS_TOLD_MAX] for first in range(0, len(names), TOPICS_TOLD_MAX)] or [[]]
+        messages = [
+            Topics(data_source, {name: topics[name] for name in part}, last=part is parts[-1]) for part in parts
+        ]
+        told = all(peer.try_send([encode_message(message)]) for message in messages)
+        self._watches[peer, data_source] = topics if told else None
 
 
 def _slice_end(request: Slice, reached: int, *, live: bool) -> Sendable:
