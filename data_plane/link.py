@@ -153,10 +153,14 @@ class WatermarksAnswer(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Topics(msgspec.Struct, array_like=True, frozen=True):
-    """Consumer to peer: all existing topics of a data source with their partition counts."""
+    """Consumer to peer: all existing topics of a data source with their partition counts.
+
+    Of many they are a part; those of the parts since the last ``last`` are all.
+    """
 
     data_source: str
     topics: dict[str, int]
+    last: bool
 
 
 class Refused(msgspec.Struct, array_like=True, frozen=True):

@@ -44,6 +44,14 @@ __all__ = ["Accepted", "ConsumerProxy", "LogUnavailable", "Parcel", "Peer", "Pro
 
 TICK_SECONDS = 0.1
 WAITING_TICK_SECONDS = 0.02
+
+WAITING_MAX = 1000
+WAITING_BYTES_MAX = 64 << 20
+"""Requests, and bytes of packets in them, that may wait for room at a time; what comes beyond is refused at once."""
+
+PARTITIONS_ASKED_MAX = 1000
+"""In one question for watermarks, so that it fits into a ring whatever the names are."""
+
 TOPIC_SHARE = 4
 """One topic's packets between commit and publish may fill at most this fraction (a quarter) of a ring."""
 
@@ -201,6 +209,7 @@ class ConsumerProxy(_LinkProxy):
         self._unsent: deque[Message] = deque()
         self.watched: dict[str, int] = {}
         self.topics: dict[str, dict[str, int]] = {}
+        self.arriving: dict[str, dict[str, int]] = {}  # parts of what will replace that
         self.asked: dict[int, tuple[WatermarksRequest, asyncio.Future[list[tuple[int, int]] | None]]] = {}
 
     def send(self, message: Message) -> None:
@@ -227,10 +236,12 @@ class ConsumerProxy(_LinkProxy):
 class _Submission:
     """A request that waits for room in all rings it touches."""
 
-    __slots__ = ("blocked_by", "future", "parts")
+    __slots__ = ("blocked_by", "bytes", "future", "parts", "topics")
 
     def __init__(self, parts: Mapping[ProducerProxy, Parcel]) -> None:
         self.parts = parts
+        self.topics = {topic for parcel in parts.values() for topic in parcel.sizes}
+        self.bytes = sum(parcel.bytes for parcel in parts.values())
         self.future: asyncio.Future[Accepted] = asyncio.get_running_loop().create_future()
         self.blocked_by: str | None = None
 
@@ -249,7 +260,9 @@ class Peer:
         self.on_topics: list[Callable[[str, dict[str, int]], None]] = []
         """Called with a watched data source and those of its topics that are new, or have more partitions now."""
         self._numbers = itertools.count(1)
-        self._submissions: deque[_Submission] = deque()
+        self._submissions: dict[_Submission, None] = {}  # oldest first
+        self._blocked: set[str] = set()  # topics of submissions that wait for a topic's share
+        self._is_full = False  # a submission waits for room, and everybody behind it
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -286,9 +299,9 @@ class Peer:
 
         Ends asleep: the flag is set before the last look, so a bell is rung for whatever comes after it.
         """
-        took = self._take_all()
+        self._take_all()
         self.worker.doorbell.prepare_sleep()
-        if took:
+        if self._take_all():
             assert self._loop is not None
             self._loop.call_soon(self._again)
         return self._settle()
@@ -340,9 +353,13 @@ class Peer:
     def _on_topics(self, proxy: ConsumerProxy, news: Topics) -> None:
         if news.data_source not in proxy.watched:
             return  # said before the consumer heard that nobody watches any more
+        arriving = proxy.arriving.setdefault(news.data_source, {})
+        arriving.update(news.topics)
+        if not news.last:
+            return
         known = proxy.topics.get(news.data_source, {})
-        proxy.topics[news.data_source] = news.topics
-        new = {topic: count for topic, count in news.topics.items() if known.get(topic) != count}
+        proxy.topics[news.data_source] = proxy.arriving.pop(news.data_source)
+        new = {topic: count for topic, count in arriving.items() if known.get(topic) != count}
         for notify in self.on_topics:
             notify(news.data_source, new)
 
@@ -371,9 +388,9 @@ class Peer:
     def try_append(self, parcels: Mapping[ProducerProxy, Parcel]) -> Accepted | None:
         """Publish a request's parcels: all of them, with one cursor store a ring, or (None) nothing at all.
 
-        None also while older requests wait for room: nobody is overtaken.
+        None also while older requests wait for room: nobody is overtaken (by nothing, nobody is).
         """
-        if self._submissions:
+        if self._submissions and parcels:
             return None
         return self._try(parcels)
 
@@ -388,18 +405,30 @@ class Peer:
         for producer, parcel in parcels.items():
             producer.check_size(parcel)
         submission = _Submission(parcels)
-        self._submissions.append(submission)
-        self._settle()
+        self._submissions[submission] = None
         try:
+            self._consider_new(submission)
             async with asyncio.timeout(timeout):
                 return await submission.future
         except TimeoutError:
             if submission.future.done() and not submission.future.cancelled():
                 return submission.future.result()  # let in at the very moment the bound passed: accepted is accepted
-            raise self._refusal(submission, timeout) from None
+            raise self._refusal(submission, f"within {timeout:g} s") from None
         finally:
-            if submission in self._submissions:
-                self._submissions.remove(submission)
+            self._submissions.pop(submission, None)
+
+    def _consider_new(self, submission: _Submission) -> None:
+        """Let it in at once, if it may overtake those that wait. Raises RingFull or LogUnavailable when too much waits."""
+        if len(self._submissions) == 1:
+            self._settle()
+        else:
+            self._consider(submission)
+        if submission.future.done():
+            return
+        waiting = sum(other.bytes for other in self._submissions)
+        if len(self._submissions) > WAITING_MAX or waiting > WAITING_BYTES_MAX:
+            count = len(self._submissions) - 1
+            raise self._refusal(submission, f"at once, since {count} requests of {waiting >> 20} MiB wait already")
 
     @staticmethod
     def _try(parcels: Mapping[ProducerProxy, Parcel]) -> Accepted | None:
@@ -408,32 +437,39 @@ class Peer:
         return [(producer, producer.publish(parcel)) for producer, parcel in parcels.items()]
 
     def _admit(self) -> None:
-        """Let waiting requests in, oldest first; one that waits for its topic's share holds up only its topic."""
-        blocked: set[str] = set()
+        """Let waiting requests in, oldest first; one that waits for its topic's share holds up only its topics."""
+        self._blocked.clear()
+        self._is_full = False
         for submission in list(self._submissions):
-            if submission.future.done():
-                continue
-            topics = {topic for parcel in submission.parts.values() for topic in parcel.sizes}
-            share = next((t for p, parcel in submission.parts.items() if (t := p.blocked_topic(parcel.sizes))), None)
-            submission.blocked_by = share
-            if share or topics & blocked:
-                blocked |= topics
-                continue
-            accepted = self._try(submission.parts)
-            if accepted is None:
-                return  # the ring is full: first come, first served
-            self._submissions.remove(submission)
-            submission.future.set_result(accepted)
+            self._consider(submission)
 
-    def _refusal(self, submission: _Submission, timeout: float) -> Exception:
+    def _consider(self, submission: _Submission) -> None:
+        """All older ones have been considered since the last commit, or will be at the next."""
+        if self._is_full or submission.future.done():
+            return
+        if self._blocked.isdisjoint(submission.topics):
+            shares = (producer.blocked_topic(parcel.sizes) for producer, parcel in submission.parts.items())
+            submission.blocked_by = next(filter(None, shares), None)
+            if submission.blocked_by is None:
+                accepted = self._try(submission.parts)
+                self._is_full = accepted is None  # first come, first served
+                if accepted is not None:
+                    del self._submissions[submission]
+                    submission.future.set_result(accepted)
+                return
+        else:
+            submission.blocked_by = next(iter(self._blocked & submission.topics))
+        self._blocked |= submission.topics
+
+    def _refusal(self, submission: _Submission, when: str) -> Exception:
         for producer in submission.parts:
             state = producer.log_state()
             if not state.available:
-                return LogUnavailable(f"not accepted within {timeout:g} s: {state.reason}")
+                return LogUnavailable(f"not accepted {when}: {state.reason}")
         producer = next(iter(submission.parts))
         what = f"topic {submission.blocked_by} has used its share of" if submission.blocked_by else "no room in"
         return RingFull(
-            f"not accepted within {timeout:g} s: {what} the ring to {producer.name} "
+            f"not accepted {when}: {what} the ring to {producer.name} "
             f"({producer.down.capacity_bytes >> 20} MiB); send more slowly, or in fewer streams at once"
         )
 
@@ -444,9 +480,11 @@ class Peer:
             return True
         waits = [producer.when_committed(end) for producer, end in missing]
         self._settle()
-        _, pending = await asyncio.wait(waits, timeout=timeout)
-        for wait in pending:
-            wait.cancel()
+        try:
+            _, pending = await asyncio.wait(waits, timeout=timeout)
+        finally:
+            for wait in waits:
+                wait.cancel()
         return not pending
 
     # -- questions ----------------------------------------------------------------------------------------------------
@@ -456,7 +494,12 @@ class Peer:
         by_consumer: dict[ConsumerProxy, list[Partition]] = {}
         for partition in dict.fromkeys(partitions):
             by_consumer.setdefault(self.consumer_of(partition.topic), []).append(partition)
-        answers = await asyncio.gather(*(self._ask(c, some, timeout) for c, some in by_consumer.items()))
+        asked = [
+            self._ask(consumer, some[first : first + PARTITIONS_ASKED_MAX], timeout)
+            for consumer, some in by_consumer.items()
+            for first in range(0, len(some), PARTITIONS_ASKED_MAX)
+        ]
+        answers = await asyncio.gather(*asked)
         return {partition: marks for answer in answers for partition, marks in answer.items()}
 
     async def _ask(self, consumer: ConsumerProxy, some: list[Partition], timeout: float) -> dict[Partition, Watermarks]:
@@ -492,6 +535,7 @@ class Peer:
         if not consumer.watched[data_source]:
             del consumer.watched[data_source]
             consumer.topics.pop(data_source, None)
+            consumer.arriving.pop(data_source, None)
             consumer.send(Watch(data_source, False, self.worker.spec.epoch))
 
     def topics_of(self, data_source: str) -> dict[str, int] | None:
