@@ -54,17 +54,27 @@ class Server:
         self.environment: dict[str, str] = {}
         self.process: subprocess.Popen[bytes] | None = None
         self.port = 0
+        self._lifeline = -1
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
     def start(self, *, wait: bool = True) -> Server:
         command = [sys.executable, "-P", "-m", "trackside.control_plane", "serve", "--port", str(self.port)]
         command += ["--key-port", "0", *self.arguments]
+        if self._lifeline >= 0:
+            os.close(self._lifeline)
+        reading, self._lifeline = os.pipe()  # its end, with this process, ends the server
         log = self.log_file.open("ab")
         self.process = subprocess.Popen(
-            command, stdout=log, stderr=log, start_new_session=True, env={**os.environ, **self.environment}
+            command,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            pass_fds=[reading],
+            env={**os.environ, "TRACKSIDE_LIFELINE": str(reading), **self.environment},
         )
         log.close()
+        os.close(reading)
         if wait:
             self.wait_state("SERVING")
             self.port = self.described()["port"]  # a restart takes the same one, as a server's clients expect
