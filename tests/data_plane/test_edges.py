@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 
 import grpc
@@ -13,13 +13,13 @@ from memory_log import MemoryCursor
 
 from ma.streaming.api.v1 import api_pb2
 from ma.streaming.open_data.v1 import open_data_pb2 as data
-from trackside.data_plane import metrics, packet_reader
+from trackside.data_plane import metrics, packet_reader, peer
 from trackside.data_plane.data_formats import event_definition
 from trackside.data_plane.door import BadRequest, Door
 from trackside.data_plane.link import FilterSpec
 from trackside.data_plane.log import END, Partition, Watermarks
 from trackside.data_plane.packet_reader import PacketReader
-from trackside.data_plane.peer import Parcel
+from trackside.data_plane.peer import Accepted, LogUnavailable, Parcel
 from trackside.data_plane.reading import FILTERS_MAX, PlaceState
 from trackside.data_plane.routing import Routing
 
@@ -317,3 +317,138 @@ def test_new_topics_reach_readers_once(bench: Bench) -> None:
         bench.consumer._topics_at = 0.0
     bench.settle()
     assert [topic for new in told for topic in new] == ["Car", "Car.a", "Car.b"]
+
+
+# -- waiting ----------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_published_while_a_peer_falls_asleep_does_not_wait_for_a_timer(bench: Bench) -> None:
+    """Between its last look and its flag: the worker sees no sleeper and rings no bell."""
+    reader = bench.open(END)
+    bench.settle()
+    doorbell = bench.peer.worker.doorbell
+    prepare_sleep = doorbell.prepare_sleep
+
+    def publish_first() -> None:
+        bench.append(packet(1))
+        bench.producer.do_work()
+        bench.consumer.do_work()
+        prepare_sleep()
+
+    async def sleep() -> None:
+        bench.peer._loop = asyncio.get_running_loop()
+        doorbell.woken()
+        doorbell.prepare_sleep = publish_first  # type: ignore[method-assign]
+        bench.peer._serve()
+
+    asyncio.run(sleep())
+    assert numbers(reader) == [1]
+
+
+def fill(bench: Bench, topic: str = "Car") -> Parcel:
+    """Use up the topic's share of the ring while the log is away; a parcel that has to wait."""
+    bench.log.available = False
+    part = bench.peer.producers[0].down.capacity_bytes // 8
+    bench.append(packet(1, part), topic=topic)
+    return Parcel([record(packet(2, part), topic=topic)])
+
+
+async def waiting_writes(bench: Bench, parcel: Parcel, count: int) -> list[asyncio.Task[Accepted]]:
+    producer = bench.peer.producers[0]
+    tasks = [asyncio.ensure_future(bench.peer.append({producer: parcel}, 30)) for _ in range(count)]
+    await asyncio.sleep(0)
+    return tasks
+
+
+@pytest.mark.parametrize("limit", ["WAITING_MAX", "WAITING_BYTES_MAX"])
+def test_what_may_wait_for_room_is_bounded_and_holds_up_its_own_topic_only(
+    bench: Bench, limit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parcel = fill(bench)
+    monkeypatch.setattr(peer, limit, 3 if limit == "WAITING_MAX" else 3 * parcel.bytes)
+    producer = bench.peer.producers[0]
+
+    async def write() -> None:
+        tasks = await waiting_writes(bench, parcel, 3)
+        with pytest.raises(LogUnavailable, match="not accepted at once, since 3 requests of 0 MiB wait already: the"):
+            await bench.peer.append({producer: parcel}, 30)
+        other = Parcel([record(packet(3), topic="Boat")])
+        assert await bench.peer.append({producer: other}, 30)
+        assert await bench.peer.append({}, 30) == []
+        bench.log.available = True
+        for _ in range(20):
+            bench.settle(1)
+            await asyncio.sleep(0)
+        assert all(task.done() for task in tasks)
+
+    bench.settle(1)
+    asyncio.run(write())
+
+
+def test_nothing_is_not_held_up_by_a_full_ring(bench: Bench) -> None:
+    for topic in "ABCD":
+        fill(bench, topic)
+    producer = bench.peer.producers[0]
+
+    async def write() -> None:
+        big = Parcel([record(packet(2, producer.down.capacity_bytes // 2 - 10_000), topic="E")])
+        (task,) = await waiting_writes(bench, big, 1)
+        assert await asyncio.wait_for(bench.peer.append({}, 30), 5) == []
+        task.cancel()
+
+    asyncio.run(write())
+
+
+def test_a_cancelled_wait_for_the_log_is_given_up(bench: Bench) -> None:
+    fill(bench)
+    producer = bench.peer.producers[0]
+
+    async def wait() -> None:
+        task = asyncio.ensure_future(bench.peer.wait_committed([(producer, producer.down.publish_position)], 30))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        assert not producer.want(False) and not producer._waits
+
+    asyncio.run(wait())
+
+
+# -- many names -------------------------------------------------------------------------------------------------------
+
+
+def test_topics_and_watermarks_of_very_many_streams_fit_into_rings(bench: Bench) -> None:
+    topics = [f"Car.{number:04}{'x' * 200}" for number in range(3_000)]
+    for topic in topics:
+        bench.log.partitions[Partition(topic, 0)] = []
+
+    async def ask() -> None:
+        bench.peer.watch_topics("Car")
+        asked = asyncio.ensure_future(bench.peer.watermarks([Partition(topic, 0) for topic in topics], 30))
+        for _ in range(40):
+            await asyncio.sleep(0)
+            bench.settle(1)
+        assert len(await asked) == 3_000
+
+    asyncio.run(ask())
+    assert list(bench.peer.topics_of("Car") or ()) == topics
+
+
+def test_only_new_topics_are_looked_at_for_those_who_watch(bench: Bench) -> None:
+    looked_at: list[int] = []
+    topics_of = bench.consumer.routing.topics_of
+
+    def count(data_source: str, topics: Mapping[str, int]) -> dict[str, int]:
+        looked_at.append(len(topics))
+        return topics_of(data_source, topics)
+
+    bench.consumer.routing.topics_of = count  # type: ignore[method-assign]
+    bench.peer.watch_topics("Car")
+    for number in range(20):
+        bench.log.partitions[Partition(f"Car.{number}", 0)] = []
+        bench.consumer._topics_at = 0.0
+        bench.settle(1)
+    assert len(bench.peer.topics_of("Car") or ()) == 20 and max(looked_at) == 1
+    del bench.log.partitions[Partition("Car.3", 0)]
+    bench.consumer._topics_at = 0.0
+    bench.settle()
+    assert len(bench.peer.topics_of("Car") or ()) == 19
