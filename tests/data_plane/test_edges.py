@@ -386,12 +386,12 @@ def test_what_may_wait_for_room_is_bounded_and_holds_up_its_own_topic_only(
 
 
 def test_nothing_is_not_held_up_by_a_full_ring(bench: Bench) -> None:
-    for topic in "ABCD":
+    for topic in "ABCDE":
         fill(bench, topic)
     producer = bench.peer.producers[0]
 
     async def write() -> None:
-        big = Parcel([record(packet(2, producer.down.capacity_bytes // 2 - 10_000), topic="E")])
+        big = Parcel([record(packet(2, producer.down.capacity_bytes // 2 - 10_000), topic="F")])
         (task,) = await waiting_writes(bench, big, 1)
         assert await asyncio.wait_for(bench.peer.append({}, 30), 5) == []
         task.cancel()
