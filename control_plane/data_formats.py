@@ -153,7 +153,7 @@ class DataFormats:
                 f"at most {self._settings.max_packet_bytes} bytes",
             )
         main = self._routing.route(data_source, "")
-        return Append(main, b"", packet, new_identity(), self._routing.essentials_topic(data_source))
+        return Append(main, b"", packet, new_identity(), self._routing.essentials_topic(data_source), data_source)
 
 
 class DataFormatService(services.DataFormatManagerServiceServicer):

@@ -19,13 +19,17 @@ class LogAway(Exception):
 
 
 class Append(NamedTuple):
-    """One packet to append. With ``essentials`` a copy goes to that topic's partition 0 first."""
+    """One packet to append. With ``essentials`` a copy goes to that topic's partition 0 first.
+
+    ``data_source`` is whom the packet is about, for who counts.
+    """
 
     partition: Partition
     key: bytes
     packet: bytes
     identity: bytes
     essentials: str = ""
+    data_source: str = ""
 
 
 class LoggedEntry(NamedTuple):

@@ -50,7 +50,7 @@ class LinkedLog:
         state = producer.log_state()
         if not state.available:
             raise LogAway(state.reason)
-        routes = [Route(*a.partition, a.key, a.essentials, a.identity) for a in appends]
+        routes = [Route(*a.partition, a.key, a.essentials, a.identity, a.data_source) for a in appends]
         record = Record(routes, list(range(len(appends))), [append.packet for append in appends])
         try:
             await self._peer.append({producer: Parcel([record])}, timeout)

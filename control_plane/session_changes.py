@@ -290,7 +290,8 @@ class SessionChanges:
                 f"the {type} packet would have {len(packet)} bytes, more than the {self._settings.max_packet_bytes} "
                 f"that a packet may have: {content.data_source} has too many streams"
             )
-        return Append(self._routing.session_info, key.encode(), packet, new_identity())
+        identity = new_identity()
+        return Append(self._routing.session_info, key.encode(), packet, identity, data_source=content.data_source)
 
     async def _offsets_now(self, data_source: str) -> dict[Partition, int]:
         """The offset that the next packet will get, in each partition of the data source; 0 where there is none yet."""

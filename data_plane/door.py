@@ -8,7 +8,8 @@ published, so a refused one leaves nothing behind.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import TypeVar
 
 from google.protobuf.message import DecodeError
 
@@ -18,6 +19,7 @@ from trackside.data_plane.peer import Parcel, Peer, ProducerProxy
 from trackside.data_plane.record import RECORD_BYTES_MAX, Record, Route
 from trackside.data_plane.routing import BadName, Routing
 from trackside.data_plane.spec import Settings
+from trackside.data_plane.stream_metrics import INFO
 from trackside.protos.internal_pb2 import (
     DataPacketDetailsView,
     WriteDataPacketRequestView,
@@ -48,10 +50,12 @@ class BadRequest(Exception):
     """What the client sent cannot be accepted, now or later. Becomes INVALID_ARGUMENT."""
 
 
-class _Way(NamedTuple):
-    """Where packets of one stream go: found once a name, kept by the door."""
+@dataclass(frozen=True, eq=False, slots=True)
+class _Way:
+    """Where packets of one stream go: found once a name, kept by the door. Told apart by identity, which is cheap."""
 
     producer: ProducerProxy
+    data_source: str
     topic: str
     number: int
     essentials: str
@@ -96,8 +100,8 @@ class _Sheaf:
         routes = self._record.routes
         row = self._rows[way, session_key, is_essential] = len(routes)
         essentials = way.essentials if is_essential else ""
-        routes.append(Route(way.topic, way.number, key, essentials))
-        self._bytes += len(key) + len(way.topic) + len(essentials) + 32
+        routes.append(Route(way.topic, way.number, key, essentials, b"", way.data_source))
+        self._bytes += len(key) + len(way.topic) + len(essentials) + len(way.data_source) + 32
         return row
 
 
@@ -130,7 +134,8 @@ class Door:
         key = _key(packet.session_key, "message.session_key")
         is_status = view.type == api_pb2.INFO_TYPE_SYSTEM_STATUS
         partition = self._routing.system_status if is_status else self._routing.session_info
-        return {producer: Parcel([Record([Route(*partition, key)], [0], [view.message])])}
+        route = Route(*partition, key, data_source=INFO)
+        return {producer: Parcel([Record([route], [0], [view.message])])}
 
     def _parcels(self, details: Iterable[DataPacketDetailsView], field: str) -> Parcels:
         sheaves: dict[ProducerProxy, _Sheaf] = {}
@@ -160,7 +165,8 @@ class Door:
         essentials = self._routing.essentials_topic(data_source)
         if len(self._ways) >= WAYS_MAX:
             self._ways.clear()
-        way = self._ways[data_source, stream] = _Way(self._peer.producer_of(data_source), topic, number, essentials)
+        producer = self._peer.producer_of(data_source)
+        way = self._ways[data_source, stream] = _Way(producer, data_source, topic, number, essentials)
         return way
 
 

@@ -1,67 +1,265 @@
-"""The counters of the data plane: one table with a sentence each, from which help texts and docs come."""
+"""The counters of the data plane: one table with a sentence each, from which help texts and docs come.
+
+Cells are whole numbers: those of a metric whose name says ``seconds`` hold nanoseconds. Names that begin with
+``stream_api_`` are the reference server's, with its labels; they are summed over all processes when they are scraped,
+every other metric gets the name of its process as the label ``worker``. What is counted by data source, stream or
+connection is in ``stream_metrics.py`` and ``reader_metrics.py``.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
-from trackside.shm.counters import Counter, CounterTable, Metric
+from trackside.shm.counters import Counter, CounterTable, Histogram, Metric
 
 __all__ = [
+    "ACCEPTED_TO_LOGGED",
+    "DELIVERED",
+    "ESSENTIALS_DELIVERED",
+    "ESSENTIALS_READ",
+    "GROUPS",
+    "INFO_PUBLISHED",
+    "INFO_ROUTED",
+    "INFO_ROUTED_BYTES",
+    "LATENCY_BOUNDS_NS",
+    "LOGGED_TO_SENT",
     "METRICS",
+    "PUBLISHED",
+    "READ",
+    "READER_STATISTICS",
+    "RECEIVED",
+    "RECEIVED_BYTES",
+    "REFUSALS",
+    "ROUTED",
+    "ROUTED_BYTES",
+    "WRITER_STATISTICS",
     "ConsumerCounters",
     "GatewayCounters",
+    "Mirror",
     "ProducerCounters",
     "consumer_counters",
     "gateway_counters",
+    "latency",
     "producer_counters",
+    "refusal_counters",
 ]
 
-METRICS = {
-    metric.name: metric
-    for metric in (
-        Metric("trackside_producer_records_total", "counter", (), "Records taken from the down rings of all peers."),
-        Metric(
-            "trackside_producer_packets_total",
-            "counter",
-            (),
-            "Packets in those records; copies of essential packets not counted.",
-        ),
-        Metric(
-            "trackside_producer_refused_total",
-            "counter",
-            (),
-            "Packets that the log refused for good; each is a dead letter.",
-        ),
-        Metric(
-            "trackside_consumer_live_frames_total",
-            "counter",
-            (),
-            "Frames made at the live end of partitions, each once for all peers.",
-        ),
-        Metric(
-            "trackside_consumer_past_frames_total",
-            "counter",
-            (),
-            "Frames made for one reader that was behind the live end.",
-        ),
-        Metric(
-            "trackside_consumer_marks_total",
-            "counter",
-            (),
-            "Live frames that found no room in an up ring; the peer asks for them again.",
-        ),
-        Metric("trackside_consumer_oversize_total", "counter", (), "Log entries too large for any response; skipped."),
-        Metric("trackside_consumer_stale_requests_total", "counter", (), "Requests of a peer's predecessor; dropped."),
-        Metric("trackside_consumer_fetches_total", "counter", (), "Reads of the log, whatever the number of readers."),
-        Metric("trackside_gateway_messages_total", "counter", (), "Write requests accepted."),
-        Metric("trackside_gateway_packets_total", "counter", (), "Packets accepted."),
-        Metric("trackside_gateway_bytes_total", "counter", (), "Bytes of packets accepted."),
-        Metric("trackside_gateway_refused_total", "counter", ("reason",), "Write requests refused, by status."),
-        Metric("trackside_gateway_readers", "gauge", (), "Open read streams."),
-        Metric("trackside_gateway_responses_total", "counter", (), "Read responses sent."),
-        Metric("trackside_gateway_response_bytes_total", "counter", (), "Bytes of read responses sent."),
-    )
+LATENCY_BOUNDS_NS = tuple(
+    int(milliseconds * 1e6)
+    for milliseconds in (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 10_000)
+)
+
+
+def _counter(name: str, help: str, *labels: str) -> Metric:
+    return Metric(name, "counter", labels, help)
+
+
+def _gauge(name: str, help: str, *labels: str) -> Metric:
+    return Metric(name, "gauge", labels, help)
+
+
+# --- the reference server's ----------------------------------------------------------------------------------------
+
+PUBLISHED = _counter(
+    "stream_api_data_packets_published_total",
+    "Packets accepted by WriteDataPacket and WriteDataPackets.",
+    "data_source",
+    "stream",
+)
+INFO_PUBLISHED = _counter(
+    "stream_api_info_packets_published_total",
+    "Packets accepted by WriteInfoPacket and WriteInfoPackets; the label is always Info.",
+    "data_source",
+)
+ROUTED = _counter(
+    "stream_api_data_packets_routed_total",
+    "Packets that the log has, definitions of data formats made by the server among them, copies of essentials not.",
+    "data_source",
+    "stream",
+)
+ROUTED_BYTES = _counter(
+    "stream_api_data_packets_routed_bytes_total", "Bytes of those packets.", "data_source", "stream"
+)
+INFO_ROUTED = _counter(
+    "stream_api_info_packets_routed_total",
+    "Session and status packets that the log has: Info for those that clients wrote, the data source for those of the "
+    "server's own session calls.",
+    "data_source",
+)
+INFO_ROUTED_BYTES = _counter("stream_api_info_packets_routed_bytes_total", "Bytes of those packets.", "data_source")
+RECEIVED = _counter(
+    "stream_api_router_messages_received_total",
+    "Entries of the log that passed the session filter of a connection's reads.",
+    "connection",
+    "data_source",
+    "stream",
+    "session_key",
+)
+RECEIVED_BYTES = _counter(
+    "stream_api_router_messages_received_bytes_total", "Bytes of those packets.", *RECEIVED.labels
+)
+READ = _counter(
+    "stream_api_data_packets_read_total",
+    "Packets read for a connection, before the filter of ReadDataPackets.",
+    "connection",
+    "data_source",
+    "stream",
+)
+DELIVERED = _counter(
+    "stream_api_data_packets_delivered_total",
+    "Packets handed to the transport for a connection, after filtering, batched or not.",
+    *READ.labels,
+)
+ESSENTIALS_READ = _counter(
+    "stream_api_essential_packets_read_total", "Packets read by ReadEssentials.", "connection", "data_source"
+)
+ESSENTIALS_DELIVERED = _counter(
+    "stream_api_essential_packets_delivered_total",
+    "Packets that ReadEssentials handed to the transport.",
+    "connection",
+    "data_source",
+)
+REFERENCE = (
+    PUBLISHED,
+    INFO_PUBLISHED,
+    ROUTED,
+    ROUTED_BYTES,
+    INFO_ROUTED,
+    INFO_ROUTED_BYTES,
+    RECEIVED,
+    RECEIVED_BYTES,
+    READ,
+    DELIVERED,
+    ESSENTIALS_READ,
+    ESSENTIALS_DELIVERED,
+)
+
+# --- gateways ------------------------------------------------------------------------------------------------------
+
+LOGGED_TO_SENT = Metric(
+    "trackside_logged_to_sent_seconds",
+    "histogram",
+    (),
+    "From the log's time of the oldest packet in a response of the live feed to when the transport had taken it; one "
+    "sample a response. With several servers their clocks must agree.",
+)
+REFUSALS = ("invalid_argument", "resource_exhausted", "unavailable")
+"""Why a request is refused, by status."""
+
+GATEWAY = (
+    _counter("trackside_gateway_messages_total", "Write requests accepted."),
+    _counter("trackside_gateway_packets_total", "Packets accepted."),
+    _counter("trackside_gateway_bytes_total", "Bytes of packets accepted."),
+    _counter("trackside_gateway_refused_total", "Write requests refused, by status.", "reason"),
+    _counter("trackside_gateway_refused_reads_total", "Reads refused when they were opened, by status.", "reason"),
+    _counter(
+        "trackside_gateway_not_logged_total",
+        "Writes that were accepted, and whose client wanted the log's word and did not get it in time.",
+    ),
+    _counter("trackside_gateway_held_back_total", "Write requests that had to wait for room in a ring."),
+    _counter("trackside_gateway_held_back_seconds_total", "How long those requests waited, all together."),
+    _gauge("trackside_gateway_readers", "Open read streams."),
+    _gauge("trackside_gateway_places", "Partitions that open reads follow: live, past or paused.", "state"),
+    _gauge("trackside_gateway_reader_bytes", "What all readers together have unsent."),
+    _gauge("trackside_gateway_reader_bytes_max", "What the slowest reader has unsent; look at ReaderBufferBytes."),
+    _counter("trackside_gateway_responses_total", "Read responses sent."),
+    _counter("trackside_gateway_response_bytes_total", "Bytes of read responses sent."),
+    _counter("trackside_gateway_delivered_total", "Packets in those responses, of open and closed connections."),
+    _counter("trackside_gateway_gaps_total", "Times that a reader missed a live frame and asked the log for it."),
+    _counter("trackside_gateway_slow_total", "Times that a reader was too slow for the live feed and left it."),
+    _counter("trackside_gateway_jumps_total", "Times that a reader met another log than before and began anew."),
+    LOGGED_TO_SENT,
+)
+
+# --- producers -----------------------------------------------------------------------------------------------------
+
+ACCEPTED_TO_LOGGED = Metric(
+    "trackside_accepted_to_logged_seconds",
+    "histogram",
+    (),
+    "From when a write request was accepted to when the log had it; one sample a request and producer.",
+)
+PRODUCER = (
+    _counter("trackside_producer_records_total", "Records taken from the down rings of all peers."),
+    _counter("trackside_producer_packets_total", "Packets in those records; copies of essential packets not counted."),
+    _counter("trackside_producer_refused_total", "Packets that the log refused for good; each is a dead letter."),
+    ACCEPTED_TO_LOGGED,
+)
+WRITER_STATISTICS = {
+    "appended": _counter("trackside_log_appended_total", "Entries handed to the log, or written to it."),
+    "bytes": _counter("trackside_log_appended_bytes_total", "Bytes of their packets."),
+    "batches": _counter("trackside_log_batches_total", "Batches in which they went."),
+    "repeats": _counter(
+        "trackside_log_repeats_total",
+        "Entries appended again: sent again to Kafka, or found in the local log and left out.",
+    ),
+    "clients": _counter("trackside_log_clients_total", "Kafka clients that had to be replaced; the log says why."),
+    "topics_created": _counter("trackside_log_topics_created_total", "Topics created on Kafka."),
+    "dead_letter_file": _counter(
+        "trackside_log_dead_letter_file_total", "Dead letters that no topic took: they are in the file."
+    ),
+    "torn_tails": _counter("trackside_log_torn_tails_total", "Half-written batches cut when a partition was opened."),
+    "damaged": _counter("trackside_log_damaged_total", "Damaged places found when a partition was opened to write."),
+    "gaps": _counter("trackside_log_gaps_total", "Offsets left out after a reboot, so that none is used twice."),
+    "segments_expired": _counter("trackside_log_segments_expired_total", "Segment files removed by retention."),
+    "expire_failures": _counter("trackside_log_expire_failures_total", "Segment files that could not be removed."),
+    "syncs": _counter("trackside_log_syncs_total", "Times that the local log was put on its device."),
+    "sync_failures": _counter("trackside_log_sync_failures_total", "Times that this failed; look at the disk."),
+    "write_failures": _counter(
+        "trackside_log_write_failures_total", "Batches that could not be written, and were tried again."
+    ),
+    "partitions": _gauge("trackside_log_partitions", "Partitions that a producer has written."),
+    "open_files": _gauge("trackside_log_open_files", "Segment files that a producer has open."),
 }
+"""What :meth:`LogWriter.statistics` tells; ``refused`` is trackside_producer_refused_total."""
+
+# --- consumers -----------------------------------------------------------------------------------------------------
+
+CONSUMER = (
+    _counter(
+        "trackside_consumer_live_frames_total", "Frames made at the live end of partitions, each once for all peers."
+    ),
+    _counter("trackside_consumer_past_frames_total", "Frames made for one reader that was behind the live end."),
+    _counter(
+        "trackside_consumer_marks_total",
+        "Live frames that found no room in an up ring; the peer asks for them again.",
+    ),
+    _counter("trackside_consumer_oversize_total", "Log entries too large for any response; skipped."),
+    _counter(
+        "trackside_consumer_stale_requests_total",
+        "Requests of a peer's predecessor, or meant for a consumer's; dropped.",
+    ),
+    _counter("trackside_consumer_fetches_total", "Reads of the log, whatever the number of readers."),
+    _gauge("trackside_consumer_feeds", "Partitions followed at their live end."),
+    _gauge("trackside_consumer_past", "Places of readers that are behind the live end."),
+    _gauge("trackside_consumer_held", "Partitions that wait for a data format which a filter has to know."),
+)
+READER_STATISTICS = {
+    "fetched_bytes": _counter("trackside_log_fetched_bytes_total", "Bytes that those reads brought."),
+    "entries": _counter("trackside_log_entries_read_total", "Entries that those reads brought."),
+    "undecodable": _counter(
+        "trackside_log_undecodable_total",
+        "Entries of the log that are no packets; skipped. Somebody else writes there.",
+    ),
+    "holes": _counter("trackside_log_holes_total", "Offsets without an entry: transactions, compaction, damage."),
+    "expired": _counter("trackside_log_expired_total", "Readers that were passed by retention, and jumped."),
+    "damaged": _counter("trackside_log_damaged_reads_total", "Places in segment files that did not hold; jumped over."),
+    "catch_ups": _counter("trackside_log_catch_ups_total", "Kafka clients given to readers in the past."),
+    "restarts": _counter("trackside_log_restarts_total", "Partitions that turned out to be another log."),
+    "faults": _counter("trackside_log_faults_total", "Errors of single partitions while reading from Kafka."),
+    "dropped": _counter("trackside_log_dropped_bytes_total", "Bytes that were fetched from Kafka in vain."),
+}
+"""What :meth:`LogReader.statistics` tells; ``fetches`` is trackside_consumer_fetches_total."""
+
+GROUPS: dict[str, tuple[Metric, ...]] = {
+    "reference": REFERENCE,
+    "gateway": GATEWAY,
+    "producer": (*PRODUCER, *WRITER_STATISTICS.values()),
+    "consumer": (*CONSUMER, *READER_STATISTICS.values()),
+}
+
+METRICS = {metric.name: metric for group in GROUPS.values() for metric in group}
 
 
 class ProducerCounters(NamedTuple):
@@ -77,15 +275,27 @@ class ConsumerCounters(NamedTuple):
     oversize: Counter
     stale_requests: Counter
     fetches: Counter
+    feeds: Counter
+    past: Counter
+    held: Counter
 
 
 class GatewayCounters(NamedTuple):
     messages: Counter
     packets: Counter
     bytes: Counter
+    not_logged: Counter
+    held_back: Counter
+    held_back_seconds: Counter  # nanoseconds
     readers: Counter
+    reader_bytes: Counter
+    reader_bytes_max: Counter
     responses: Counter
     response_bytes: Counter
+    delivered: Counter
+    gaps: Counter
+    slow: Counter
+    jumps: Counter
 
 
 def _counters(table: CounterTable, role: str, fields: tuple[str, ...]) -> list[Counter]:
@@ -106,3 +316,35 @@ def consumer_counters(table: CounterTable) -> ConsumerCounters:
 
 def gateway_counters(table: CounterTable) -> GatewayCounters:
     return GatewayCounters(*_counters(table, "gateway", GatewayCounters._fields))
+
+
+def refusal_counters(table: CounterTable) -> Mapping[str, Counter]:
+    """By status of the refusal, all there from the start."""
+    metric = METRICS["trackside_gateway_refused_total"]
+    return {reason: table.counter(metric, reason=reason) for reason in REFUSALS}
+
+
+def latency(table: CounterTable, metric: Metric) -> Histogram:
+    return table.histogram(metric, LATENCY_BOUNDS_NS)
+
+
+class Mirror:
+    """Shows what an object counts for itself, from 0 in each incarnation, in cells that go on where the predecessor's
+    ended. ``metrics`` says which count is which metric; what it does not name is not shown."""
+
+    def __init__(self, table: CounterTable, metrics: Mapping[str, Metric]) -> None:
+        self._table = table
+        self._metrics = metrics
+        self._shown: dict[str, tuple[Counter, int]] = {}
+
+    def show(self, statistics: Mapping[str, int]) -> None:
+        for name, value in statistics.items():
+            if name in self._metrics:
+                counter, before = self._shown.get(name) or self._find(name)
+                counter.set(before + value)
+
+    def _find(self, name: str) -> tuple[Counter, int]:
+        metric = self._metrics[name]
+        counter = self._table.counter(metric)
+        self._shown[name] = counter, 0 if metric.kind == "gauge" else counter.value
+        return self._shown[name]

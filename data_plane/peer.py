@@ -32,7 +32,7 @@ from trackside.data_plane.link import (
 )
 from trackside.data_plane.log import LogState, Partition, Watermarks
 from trackside.data_plane.reading import Readers
-from trackside.data_plane.record import Record, decode_record, encode_record
+from trackside.data_plane.record import Record, Route, amounts, decode_record, encode_record
 from trackside.data_plane.routing import Routing
 from trackside.data_plane.spec import LinkSpec
 from trackside.data_plane.worker import Worker
@@ -70,11 +70,12 @@ class LogUnavailable(Exception):
 class Parcel:
     """What one request has for one producer: its records as a ring takes them, and how much of what it is."""
 
-    __slots__ = ("bodies", "bytes", "packets", "sizes")
+    __slots__ = ("bodies", "bytes", "packets", "rows", "sizes")
 
     def __init__(self, records: Iterable[Record]) -> None:
         self.bodies: list[tuple[int, int, bytes]] = []
         self.sizes: Counter[str] = Counter()  # bytes of packets by topic, copies included
+        self.rows: list[tuple[Route, int]] = []  # packets of each route
         self.packets = 0
         self.bytes = 0
         for record in records:
@@ -82,15 +83,13 @@ class Parcel:
             self._count(record)
 
     def _count(self, record: Record) -> None:
-        by_row = [0] * len(record.routes)
-        for row, size in zip(record.indexes, map(len, record.packets), strict=True):
-            by_row[row] += size
-        for route, size in zip(record.routes, by_row, strict=True):
+        for route, packets, size in amounts(record):
+            self.rows.append((route, packets))
             self.sizes[route.topic] += size
             if route.essentials:
                 self.sizes[route.essentials] += size
-        self.packets += len(record.packets)
-        self.bytes += sum(by_row)
+            self.packets += packets
+            self.bytes += size
 
 
 class _LinkProxy:

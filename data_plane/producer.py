@@ -8,22 +8,35 @@ successor starts at ``commit`` and finds everything that this process had taken 
 from __future__ import annotations
 
 import time
+from collections import defaultdict, deque
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import msgspec
 
 from trackside.data_plane import metrics
 from trackside.data_plane.link import PACKETS, Limits, PeerLink, PeerSet, Refused, encode_message
-from trackside.data_plane.log import LogWriter
+from trackside.data_plane.log import LogWriter, Partition
 from trackside.data_plane.log_backend import open_writer
 from trackside.data_plane.merge import Merge
-from trackside.data_plane.record import decode_record
+from trackside.data_plane.record import Record, amounts, decode_record
+from trackside.data_plane.routing import Routing
+from trackside.data_plane.stream_metrics import routed_counters
 from trackside.data_plane.worker import Worker, run_agent
 from trackside.shm.ring import RingRecord
 
 __all__ = ["Producer", "run"]
 
 LIMITS_SECONDS = 1.0
-"""How often the largest packet that the log takes is asked for."""
+"""How often the log is asked for the largest packet that it takes, and for its statistics."""
+
+
+class _Appended(NamedTuple):
+    """A record that the log was given and does not have yet."""
+
+    end: int
+    stamp_ns: int
+    record: Record
 
 
 class Producer:
@@ -37,6 +50,11 @@ class Producer:
         self._links = list(self.peers)
         self._merge = Merge([peer.down for peer in self._links])
         self._count = metrics.producer_counters(worker.counters)
+        self._routed = routed_counters(worker.counters, Routing(worker.spec.settings))
+        self._latency = metrics.latency(worker.counters, metrics.ACCEPTED_TO_LOGGED)
+        self._mirror = metrics.Mirror(worker.counters, metrics.WRITER_STATISTICS)
+        self._unlogged: dict[PeerLink, deque[_Appended]] = {peer: deque() for peer in self._links}
+        self._refused: defaultdict[tuple[str, int], list[tuple[int, Partition]]] = defaultdict(list)
         self._told: dict[PeerLink, tuple[int, int]] = {}  # which limit each peer, in which incarnation, knows
         self._limits_at = 0.0
 
@@ -63,6 +81,7 @@ class Producer:
         except msgspec.MsgspecError as error:
             raise ValueError(f"ring {peer.down.ring_id}: no record at position {found.position}: {error}") from error
         self.log.append(peer.down.ring_id, found.end, record)
+        self._unlogged[peer].append(_Appended(found.end, found.stamp_ns, record))
         self._count.records.add(1)
         self._count.packets.add(found.count)
 
@@ -71,13 +90,27 @@ class Producer:
         for peer in self._links:
             position = self.log.logged(peer.down.ring_id)
             if position > peer.down.commit_position:
+                self._count_logged(peer, position)
                 peer.commit(position)
                 moved += 1
         return moved
 
+    def _count_logged(self, peer: PeerLink, position: int) -> None:
+        """Before the commit: what a death in between costs is counted twice and not missing."""
+        unlogged, now = self._unlogged[peer], time.monotonic_ns()
+        while unlogged and unlogged[0].end <= position:
+            end, stamp_ns, record = unlogged.popleft()
+            self._latency.observe(now - stamp_ns)
+            refused = self._refused.pop((peer.down.ring_id, end), ())
+            for route, packets, size in amounts(record, _lost(record, refused)):
+                logged, logged_bytes = self._routed.of(route)
+                logged.add(packets)
+                logged_bytes.add(size)
+
     def _report_refusals(self) -> None:
         for refusal in self.log.refusals():
             self._count.refused.add(1)
+            self._refused[refusal.ring, refusal.end].append((refusal.packet, refusal.partition))
             topic, number = refusal.partition
             self.worker.log(
                 "error",
@@ -93,10 +126,12 @@ class Producer:
             peer.try_send([encode_message(Refused(refusal.end, refusal.packet, topic, number, refusal.reason))])
 
     def _tell_limits(self) -> None:
+        """To the peers; and to observers what the log counts."""
         now = time.monotonic()
         if now < self._limits_at:
             return
         self._limits_at = now + LIMITS_SECONDS
+        self._mirror.show(self.log.statistics())
         limit = self.log.value_bytes_max()
         for peer in self._links:
             if self._told.get(peer) != (peer.epoch, limit) and peer.try_send([encode_message(Limits(limit))]):
@@ -111,6 +146,12 @@ class Producer:
     def close(self) -> None:
         self.log.close(timeout_seconds=1.0)
         self._commit()
+
+
+def _lost(record: Record, refused: Iterable[tuple[int, Partition]]) -> list[int]:
+    """Packets that their own partition refused; one whose copy alone was refused is in the log."""
+    routes = [(packet, record.routes[record.indexes[packet]], partition) for packet, partition in refused]
+    return [packet for packet, route, partition in routes if partition == (route.topic, route.partition)]
 
 
 def run(worker: Worker) -> None:

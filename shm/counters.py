@@ -106,6 +106,11 @@ class Histogram:
         self._sum.add(value)
 
 
+def _nowhere() -> Counter:
+    """A cell that nobody can see."""
+    return Counter(memoryview(bytearray(8)).cast("Q"), 0)
+
+
 def create_counters(path: str | os.PathLike[str], name: str = "", *, rows: int = 512) -> None:
     """Makes an empty table for the process ``name``; the supervisor calls it. Raises SegmentExists, NoSpace."""
     size = round_to_pages(CountersLayout(rows).segment_bytes)
@@ -123,8 +128,9 @@ class CounterTable:
         self._rows_used = self._directory.rows_used()
         self._released = self._directory.released()
         self._metrics_used = self._directory.metrics_used()
-        self._other = self.counter(OTHER)
+        self._refused = self._other = _nowhere()  # for the next two lines, in a table that is full
         self._refused = self.counter(REFUSED)
+        self._other = self.counter(OTHER)
 
     def counter(self, metric: Metric, /, **labels: str | int) -> Counter:
         """The counter of these label values, found or made. Keep it: this call costs microseconds.
@@ -132,18 +138,25 @@ class CounterTable:
         When there is no room for another row: a counter adds to ``counters_other``, a gauge goes nowhere, and
         ``counters_refused`` counts. Raises ValueError when the labels are not those of the metric.
         """
+        found = self.try_counter(metric, **labels)
+        return self._overflow(metric) if found is None else found
+
+    def try_counter(self, metric: Metric, /, **labels: str | int) -> Counter | None:
+        """As :meth:`counter`, but None where there is no room for another row; ``counters_refused`` counts that."""
         text = _labels_text(metric, labels)
         row = self._rows.get((metric.name, text))
         if row is None:
             row = self._allocate(metric, text)
         if row is None:
-            return self._overflow(metric)
+            self._refused.add()
+            return None
         return Counter(self._directory.cells, self._directory.cell_index(row))
 
     def histogram(self, metric: Metric, bounds: Sequence[int], /, **labels: str | int) -> Histogram:
         """The histogram of these label values, found or made: one row a bound (ascending), "+Inf" and the sum."""
         metric = metric._replace(labels=(*metric.labels, BUCKET))
-        *buckets, sum = [self.counter(metric, **labels, le=edge) for edge in (*bounds, "+Inf", SUM)]
+        edges: tuple[str | int, ...] = (*bounds, "+Inf", SUM)
+        *buckets, sum = [self.counter(metric, **labels, le=edge) for edge in edges]
         return Histogram(bounds, buckets, sum)
 
     def release(self, metric: Metric, /, **labels: str | int) -> None:
@@ -183,8 +196,7 @@ class CounterTable:
         return index
 
     def _overflow(self, metric: Metric) -> Counter:
-        self._refused.add()
-        return self._other if metric.kind == "counter" else Counter(memoryview(bytearray(8)).cast("Q"), 0)
+        return self._other if metric.kind == "counter" else _nowhere()
 
 
 def read_counters(path: str | os.PathLike[str]) -> list[tuple[str, dict[str, str], int]]:
