@@ -100,28 +100,26 @@ def _build(language: str, place: Path) -> None:
             folder.rename(place)
 
 
-def _run(command: list[str], folder: Path, **environment: str) -> str:
+def _run(command: list[str], folder: Path) -> str:
     """What the command said, and an empty text when it succeeded."""
-    wanted = {**os.environ, **environment}
     try:
-        done = subprocess.run(
-            command, cwd=folder, env=wanted, capture_output=True, text=True, timeout=STEP_SECONDS, check=False
-        )
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=STEP_SECONDS, check=False)
     except subprocess.TimeoutExpired:
         return f"not done within {STEP_SECONDS:.0f} s"
-    return (done.stdout + done.stderr).strip()[-1500:] or "failed" if done.returncode else ""
+    return (done.stdout + done.stderr).strip() or f"exit code {done.returncode}" if done.returncode else ""
 
 
-def _fetch(command: list[str], folder: Path, **environment: str) -> None:
-    """A step that may need the network."""
-    if said := _run(command, folder, **environment):
-        raise Unavailable(f"`{' '.join(command[:4])}` failed: {said}")
+def _fetch(command: list[str], folder: Path) -> None:
+    """A step that may need the network; the reason is for one line: what was said from the first error on."""
+    if said := _run(command, folder):
+        words = " ".join(said[max(said.lower().find("error"), 0) :].split())
+        raise Unavailable(f"`{' '.join(command[:4])}` failed: {words[:300]}")
 
 
-def _make(command: list[str], folder: Path, **environment: str) -> None:
+def _make(command: list[str], folder: Path) -> None:
     """A step that has all it needs."""
-    if said := _run(command, folder, **environment):
-        raise BuildFailed(f"`{' '.join(command[:4])}` failed: {said}")
+    if said := _run(command, folder):
+        raise BuildFailed(f"`{' '.join(command[:4])}` failed: {said[-3000:]}")
 
 
 # -- Go -----------------------------------------------------------------------------------------------------------------
