@@ -42,6 +42,9 @@ __all__ = ["Consumer", "run"]
 RUN_BYTES = 512 << 10
 """What is read at a time: long enough to be cheap, short enough that live partitions come round often."""
 
+PAST_BYTES_A_ROUND = 1 << 20
+"""What is read of the past before live partitions come round again, however many readers are there."""
+
 TOPICS_SECONDS = 0.25
 """How often the list of topics is compared with what was told, while somebody watches."""
 
@@ -74,10 +77,10 @@ class Feed:
     def filters(self) -> set[int]:
         return {number for readers in self.members.values() for number in readers.values() if number is not None}
 
-    def add(self, peer: PeerLink, reader: int, number: int | None) -> None:
+    def follow(self, peer: PeerLink, reader: int, number: int | None) -> None:
         self.members.setdefault(peer, {})[reader] = number
 
-    def remove(self, peer: PeerLink, reader: int) -> None:
+    def leave(self, peer: PeerLink, reader: int) -> None:
         readers = self.members.get(peer)
         if readers is not None:
             readers.pop(reader, None)
@@ -108,6 +111,11 @@ class Past:
         return self.held.start if self.held else self.cursor.next_offset
 
     @property
+    def is_served(self) -> bool:
+        """Whether something was asked for, or waits for room."""
+        return self.request is not None or bool(self.unsent)
+
+    @property
     def may_be_beyond(self) -> bool:
         """The end of the log: one may ask for an entry that is still to come."""
         return self._opened_at not in (END, 0) and self.cursor.next_offset == self._opened_at
@@ -129,9 +137,12 @@ class Consumer:
         self.formats = FormatsFeed(reader, self.routing)
         self._slice_bytes = worker.spec.settings.slice_bytes
         self._epochs = {peer: peer.epoch for peer in self.peers}
-        self._feeds: dict[tuple[Partition, str], Feed] = {}
+        self._feeds: dict[Partition, dict[str, Feed]] = {}  # by label
         self._by_cursor: dict[Cursor, Feed] = {}
+        self._held: dict[Feed, None] = {}  # those with a run that waits for a data format
+        self._deserted: dict[Feed, None] = {}  # those that may have no members: closed after the next round
         self._past: dict[tuple[PeerLink, int, Partition], Past] = {}
+        self._served: dict[tuple[PeerLink, int, Partition], Past] = {}  # those that are served, in turn
         self._answers: dict[PeerLink, deque[Sendable]] = {peer: deque() for peer in self.peers}
         self._marks: dict[tuple[PeerLink, Partition, str], int] = {}
         self._watches: dict[
@@ -209,23 +220,37 @@ class Consumer:
         return request.filter is None or self.formats.knows(request.filter)
 
     def _on_slice(self, peer: PeerLink, request: Slice) -> None:
-        feed = self._feeds.get((request.partition, request.label))
+        feed = self._feed(request)
         if feed is not None:
-            feed.remove(peer, request.reader)
-        if feed is not None and request.offset in (END, feed.next_offset):
+            self._desert(feed, peer, request.reader)
+        if feed is not None and request.offset in (END, feed.next_offset) and self._may_join(request):
             self._close_past(peer, request.reader, request.partition)
             self._join(feed, peer, request, feed.next_offset)
             return
-        past = self._past.get((peer, request.reader, request.partition))
+        key = peer, request.reader, request.partition
+        past = self._past.get(key)
         if past is not None and past.reached == request.offset and not past.unsent:
             past.begin(request)
-            return
-        self._close_past(peer, request.reader, request.partition)
-        cursor = self.log.open(request.partition, request.offset)
-        self._past[peer, request.reader, request.partition] = Past(peer, request, cursor, self._slice_bytes)
+        else:
+            self._close_past(*key)
+            cursor = self.log.open(request.partition, request.offset)
+            past = self._past[key] = Past(peer, request, cursor, self._slice_bytes)
+        self._served[key] = past
+
+    def _feed(self, request: Slice) -> Feed | None:
+        return self._feeds.get(request.partition, {}).get(request.label)
+
+    def _desert(self, feed: Feed, peer: PeerLink, reader: int) -> None:
+        feed.leave(peer, reader)
+        if not feed.members:
+            self._deserted[feed] = None  # unless somebody joins it before
+
+    def _may_join(self, request: Slice) -> bool:
+        """Not before the data formats that its filter needs are loaded: all other readers would wait for them, too."""
+        return request.filter is None or self.formats.is_loaded(request.filter)
 
     def _join(self, feed: Feed, peer: PeerLink, request: Slice, reached: int) -> None:
-        feed.add(peer, request.reader, request.filter)
+        feed.follow(peer, request.reader, request.filter)
         self._answers[peer].append(_slice_end(request, reached, live=True))
 
     def _on_watermarks(self, peer: PeerLink, request: WatermarksRequest) -> None:
@@ -247,12 +272,12 @@ class Consumer:
 
     def _on_leave(self, peer: PeerLink, reader: int, partition: Partition) -> None:
         self._close_past(peer, reader, partition)
-        for feed in self._feeds.values():
-            if feed.partition == partition:
-                feed.remove(peer, reader)  # an empty feed is closed after the next round, unless somebody joins it
+        for feed in self._feeds.get(partition, {}).values():
+            self._desert(feed, peer, reader)
 
     def _close_past(self, peer: PeerLink, reader: int, partition: Partition) -> None:
         past = self._past.pop((peer, reader, partition), None)
+        self._served.pop((peer, reader, partition), None)
         if past is not None:
             past.close()
 
@@ -260,9 +285,10 @@ class Consumer:
         """The peer is another process now: its predecessor's readers have gone with it."""
         self._epochs[peer] = peer.epoch
         for key in [key for key in self._past if key[0] is peer]:
-            self._past.pop(key).close()
-        for feed in self._feeds.values():
+            self._close_past(*key)
+        for feed in self._by_cursor.values():
             feed.members.pop(peer, None)
+            self._deserted[feed] = None
         self._answers[peer].clear()
         self._marks = {key: end for key, end in self._marks.items() if key[0] is not peer}
         self._watches = {key: told for key, told in self._watches.items() if key[0] is not peer}
@@ -277,20 +303,32 @@ class Consumer:
             feed = self._by_cursor.get(cursor)
             if feed is not None and feed.held is None and feed.members:
                 done += self._advance(feed, cursor.read(RUN_BYTES))
-        for feed in [feed for feed in self._feeds.values() if feed.held is not None]:
+        for feed in list(self._held):
             done += self._advance(feed, feed.held)
-        for feed in [feed for feed in self._feeds.values() if not feed.members]:
-            feed.cursor.close()
-            del self._feeds[feed.partition, feed.label], self._by_cursor[feed.cursor]
+        while self._deserted:
+            feed, _ = self._deserted.popitem()
+            if not feed.members:
+                self._close_feed(feed)
         return done
+
+    def _close_feed(self, feed: Feed) -> None:
+        feed.cursor.close()
+        self._held.pop(feed, None)
+        del self._by_cursor[feed.cursor]
+        del self._feeds[feed.partition][feed.label]
+        if not self._feeds[feed.partition]:
+            del self._feeds[feed.partition]
 
     def _advance(self, feed: Feed, run: Run | None) -> int:
         if run is None:
             return 0
         answers = self._evaluate(run, feed.filters())
-        feed.held = run if answers is None else None
         if answers is None:
+            feed.held = run
+            self._held[feed] = None
             return 0
+        feed.held = None
+        self._held.pop(feed, None)
         frames, oversize = frames_of(run, feed.label, answers)
         self._count.oversize.add(oversize)
         self._count.live_frames.add(len(frames))
@@ -315,8 +353,18 @@ class Consumer:
     # -- past ---------------------------------------------------------------------------------------------------------
 
     def _serve_past(self) -> int:
-        """One run a reader and round; a peer without room waits without holding up another."""
-        return sum([self._serve_one(key, past) for key, past in list(self._past.items()) if self._flush(past)])
+        """One run a reader in turn, as much as a round may take; a peer without room waits without holding up another."""
+        done = 0
+        left = PAST_BYTES_A_ROUND
+        for key, past in list(self._served.items()):
+            if left <= 0:
+                break
+            before = past.bytes_left
+            done += self._serve_one(key, past) if self._flush(past) else 0
+            left -= before - past.bytes_left
+            if self._served.pop(key, None) is not None and past.is_served:
+                self._served[key] = past  # behind the others
+        return done
 
     def _flush(self, past: Past) -> bool:
         while past.unsent:
@@ -354,13 +402,23 @@ class Consumer:
 
     def _meet(self, key: tuple[PeerLink, int, Partition], past: Past, request: Slice) -> int:
         """At the end of the partition: join its live feed, or become it. A feed that is ahead must be caught first."""
-        feed = self._feeds.get((request.partition, request.label)) or self._new_feed(past, request)
+        if not self._may_join(request):
+            return self._wait_at_end(past, request)
+        feed = self._feed(request) or self._new_feed(past, request)
         if feed is None or (request.offset != END and past.reached < feed.next_offset):
             return 0
         if feed.cursor is not past.cursor:
             past.cursor.close()
-        del self._past[key]
+        del self._past[key], self._served[key]
         self._join(feed, past.peer, request, feed.next_offset if request.offset == END else past.reached)
+        return 1
+
+    def _wait_at_end(self, past: Past, request: Slice) -> int:
+        """In the past, where it holds up nobody; who asked for the end is told where that was, to miss nothing."""
+        if request.offset != END:
+            return 0
+        self._answers[past.peer].append(_slice_end(request, past.reached, live=False))
+        past.request = None
         return 1
 
     def _new_feed(self, past: Past, request: Slice) -> Feed | None:
@@ -371,8 +429,9 @@ class Consumer:
             if cursor.next_offset == END:
                 return None
             past.end = None
-        feed = self._feeds[request.partition, request.label] = Feed(cursor, request.label)
+        feed = self._feeds.setdefault(request.partition, {})[request.label] = Feed(cursor, request.label)
         self._by_cursor[cursor] = feed
+        self._deserted[feed] = None
         return feed
 
     # -- news ---------------------------------------------------------------------------------------------------------
@@ -383,10 +442,15 @@ class Consumer:
             waiting = len(answers)
             self._send_answers(peer)
             done += waiting - len(answers)
+        full = set()
         for (peer, partition, label), end in list(self._marks.items()):
+            if peer in full:
+                continue
             if peer.try_send([encode_message(Mark(*partition, label, end))]):
                 del self._marks[peer, partition, label]
                 done += 1
+            else:
+                full.add(peer)
         self._tell_topics()
         return done
 

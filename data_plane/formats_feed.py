@@ -29,10 +29,12 @@ class _Folding:
         self.fold = DataFormatFold()
         self._cursor = log.open(partition, 0)
         self._identity = b""
+        self.loaded = False  # once it has reached the end
 
     def do_work(self) -> int:
         run = self._cursor.read(FOLD_BYTES)
         if run is None:
+            self.loaded = self.loaded or self._cursor.at_end
             return 0
         if self._identity not in (b"", run.identity):
             self.fold = DataFormatFold()  # another log: what was defined in the one before no longer holds
@@ -81,6 +83,10 @@ class FormatsFeed:
 
     def knows(self, number: int) -> bool:
         return number in self._filters
+
+    def is_loaded(self, number: int) -> bool:
+        """Whether the formats that were defined before this filter was asked for are folded."""
+        return self._foldings[self._filters[number].data_source].loaded
 
     def forget(self, number: int, owner: PeerLink) -> None:
         """``owner`` has no reader with this filter any more. What nobody needs is let go."""

@@ -10,17 +10,18 @@ import grpc
 import pytest
 from agent_bench import CAR, Bench, numbers, packet, record
 from memory_log import MemoryCursor
+from worker_kit import move
 
 from ma.streaming.api.v1 import api_pb2
 from ma.streaming.open_data.v1 import open_data_pb2 as data
-from trackside.data_plane import metrics, packet_reader, peer
+from trackside.data_plane import formats_feed, metrics, packet_reader, peer
 from trackside.data_plane.data_formats import event_definition
 from trackside.data_plane.door import BadRequest, Door
 from trackside.data_plane.link import FilterSpec
 from trackside.data_plane.log import END, Partition, Watermarks
 from trackside.data_plane.packet_reader import PacketReader
 from trackside.data_plane.peer import Accepted, LogUnavailable, Parcel
-from trackside.data_plane.reading import FILTERS_MAX, PlaceState
+from trackside.data_plane.reading import FILTERS_MAX, PlaceState, Reader
 from trackside.data_plane.routing import Routing
 
 ESSENTIALS = Partition("Car_essential", 0)
@@ -452,3 +453,50 @@ def test_only_new_topics_are_looked_at_for_those_who_watch(bench: Bench) -> None
     bench.consumer._topics_at = 0.0
     bench.settle()
     assert len(bench.peer.topics_of("Car") or ()) == 19
+
+
+# -- nobody else ------------------------------------------------------------------------------------------------------
+
+
+def test_readers_in_the_past_take_turns_and_do_not_hold_up_the_live_end(bench: Bench) -> None:
+    history = Partition("History", 0)
+    for number in range(40):
+        bench.append(packet(number, 100_000), topic="History")
+        bench.settle(2)
+    live = bench.open(END)
+    bench.settle()
+    crowd = [bench.open(partition=history) for _ in range(30)]
+    bench.append(packet(1))
+    bench.producer.do_work()
+    before = bench.reader.fetches
+    bench.consumer.do_work()
+    assert bench.reader.fetches - before <= 1 + 3  # the live end, and about a megabyte of the past
+    move(bench.peer)
+    assert numbers(live) == [1]
+    got: dict[Reader, list[int]] = {reader: [] for reader in crowd}
+    for _ in range(3_000):
+        bench.settle(1)
+        for reader in crowd:
+            got[reader] += numbers(reader)
+            bench.peer.readers.sent(reader)
+        if all(len(found) == 40 for found in got.values()):
+            break
+    assert all(found == list(range(40)) for found in got.values())
+
+
+def test_a_filter_whose_formats_are_being_loaded_holds_up_nobody_else_and_misses_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(formats_feed, "FOLD_BYTES", 1)  # one definition a round
+    for number in range(1, 31):
+        bench.append(event_definition(number, f"Event{number}"), topic="Car_essential")
+    everything = bench.open(END)
+    bench.settle()
+    filtered = bench.open(END, filter_spec=filter_spec(7, "Event30"))
+    bench.settle(3)
+    bench.append(event(1, format_=30), event(2, format_=29))
+    bench.settle(4)
+    assert numbers(everything) == [1, 2] and not numbers(filtered)
+    bench.settle(40)
+    assert numbers(filtered) == [1] and filtered.places[CAR].state is PlaceState.LIVE
+    assert len(bench.consumer._feeds[CAR]) == 1
