@@ -278,6 +278,21 @@ def _check_ports(this: Conclusion) -> None:
         this.refuse("KeyGeneratorPort", f"is the port of the Stream API, too ({this.values['StreamApiPort'].origin})")
 
 
+def _check_keys(this: Conclusion) -> None:
+    name = "RemoteKeyGeneratorServiceAddress"
+    address, remote = this.value(name), this.value("UseRemoteKeyGenerator")
+    if remote and not address:
+        this.refuse("UseRemoteKeyGenerator", f"needs {name}")
+    if address and not remote:
+        this.notes.append(f"{name} has no effect without UseRemoteKeyGenerator ({this.values[name].origin})")
+    host, _, port = address.rpartition(":")
+    if remote and host in OURSELVES and int(port) in (this.value("StreamApiPort"), this.value("KeyGeneratorPort")):
+        this.refuse(name, "is this server itself; it would ask itself for ever")
+
+
+OURSELVES = ("localhost", "127.0.0.1", "[::1]", "0.0.0.0", "[::]")
+
+
 def _check_places(this: Conclusion) -> None:
     run, data = this.value("RunDir"), this.value("DataDir")
     if os.path.realpath(run) == os.path.realpath(data):
@@ -295,6 +310,7 @@ CHECKS: tuple[Callable[[Conclusion], None], ...] = (
     _check_domain,
     _check_sizes,
     _check_ports,
+    _check_keys,
     _check_places,
 )
 

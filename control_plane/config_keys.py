@@ -17,6 +17,7 @@ from trackside.control_plane.config_kinds import (
     Bytes,
     Choice,
     CoreList,
+    Endpoint,
     Folder,
     Kind,
     Mappings,
@@ -212,8 +213,21 @@ BEHAVIOUR = (
         "live feed and catches up from the log.", setting="reader_buffer_bytes",
     ),
     Key(
-        "NodeNumber", Whole(0, 999), 0, "Low three digits of the whole-number keys that this server makes; a number "
-        "of its own for each server of a cluster.", setting="node_number",
+        "StreamStartStopPackets", Switch(), False, "On: a session that begins or ends through this server says so on "
+        "its streams, with StreamStarted and StreamStopped packets.", setting="stream_start_stop_packets",
+    ),
+    Key(
+        "NodeNumber", Whole(0, 999), None, "Low three digits of the whole-number keys that this server makes. Servers on "
+        "one Kafka claim theirs in the session-info topic; one that is taken gives way to another.",
+        setting="node_number", default_prose="the lowest that no other server has",
+    ),
+    Key(
+        "UseRemoteKeyGenerator", Switch(), False, "Take keys from RemoteKeyGeneratorServiceAddress in place of making "
+        "them: keys of both kinds, of sessions and of data formats.", setting="use_remote_keys", reference=True,
+    ),
+    Key(
+        "RemoteKeyGeneratorServiceAddress", Endpoint(), "", "Where that key generator is.",
+        setting="remote_key_address", reference=True,
     ),
 )  # fmt: skip
 
@@ -282,11 +296,6 @@ def _elsewhere(name: str, kind: Kind, instead: str, *harmless: object, environme
 
 
 NOT_APPLICABLE = (
-    _elsewhere(
-        "UseRemoteKeyGenerator", Switch(), "keys are made by this server, and served on KeyGeneratorPort; with several servers "
-        "NodeNumber keeps them apart", False,
-    ),
-    _elsewhere("RemoteKeyGeneratorServiceAddress", Text(), "keys are made by this server", ""),
     _elsewhere(
         "InitialisationTimeoutSeconds", Whole(0, 2**32 - 1), "start-up reads the log to its end as it is at the start, "
         "and waits for no quiet period",

@@ -20,6 +20,7 @@ __all__ = [
     "Bytes",
     "Choice",
     "CoreList",
+    "Endpoint",
     "Folder",
     "Kind",
     "Mappings",
@@ -34,6 +35,7 @@ __all__ = [
 _UNITS = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
 _SIZE = re.compile(r"(\d+)\s*([a-zA-Z]*)")
 _BROKER = re.compile(r"(?:(?:PLAINTEXT|SSL|SASL_PLAINTEXT|SASL_SSL)://)?(\[[0-9a-fA-F:.]+\]|[^\s\[\]:/@,]+):(\d{1,5})")
+_ENDPOINT = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\s\[\]:/@,]+):(\d{1,5})")
 _HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?)*\.?")
 
 
@@ -213,6 +215,21 @@ class Brokers:
 
 
 @dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One ``host:port``; empty text is none."""
+
+    allowed: str = "HOST:PORT, or empty"
+
+    def parse(self, raw: object) -> str:
+        if not isinstance(raw, str):
+            raise Refused
+        return _broker(raw.strip(), _ENDPOINT) if raw.strip() else ""
+
+    def show(self, value: object) -> str:
+        return str(value)
+
+
+@dataclass(frozen=True, slots=True)
 class Address:
     allowed: str = "an IP address of this machine, 0.0.0.0 or :: for all, or localhost (127.0.0.1)"
 
@@ -329,8 +346,8 @@ def _size(raw: object) -> int:
     return int(match.group(1)) * _UNITS[match.group(2).lower()]
 
 
-def _broker(text: str) -> str:
-    match = _BROKER.fullmatch(text)
+def _broker(text: str, form: re.Pattern[str] = _BROKER) -> str:
+    match = form.fullmatch(text)
     if match is None:
         raise Refused(f"{text!r} is no HOST:PORT")
     host, port = match.group(1), int(match.group(2))

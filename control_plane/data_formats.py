@@ -15,7 +15,7 @@ from typing import Protocol
 from ma.streaming.api.v1 import api_pb2 as messages
 from ma.streaming.api.v1 import api_pb2_grpc as services
 from trackside.control_plane.background import Background
-from trackside.control_plane.keys import KeySource
+from trackside.control_plane.keys import Keys
 from trackside.control_plane.log_fold import LogFold, new_identity, require_log
 from trackside.control_plane.log_port import Append, LogPort
 from trackside.control_plane.shared_calls import SharedCalls
@@ -75,13 +75,11 @@ class DataFormats:
     With ``integrate_data_format_management`` off nothing is read: only what was defined through this process is known.
     """
 
-    def __init__(
-        self, port: LogPort, routing: Routing, settings: Settings, numbers: KeySource, background: Background
-    ) -> None:
+    def __init__(self, port: LogPort, routing: Routing, settings: Settings, keys: Keys, background: Background) -> None:
         self._port = port
         self._routing = routing
         self._settings = settings
-        self._numbers = numbers
+        self._keys = keys
         self._background = background
         self._followed: OrderedDict[str, LogFold[DataFormat | None, DataFormatFold]] = (
             OrderedDict()
@@ -126,7 +124,7 @@ class DataFormats:
 
     async def _define(self, data_source: str, format: Format) -> int:
         """Append a definition and answer with the first in the log, which may be another server's."""
-        append = self._definition(data_source, format, await self._numbers.next())
+        append = self._definition(data_source, format, await self._keys.number())
         if not self._settings.integrate_data_format_management:
             return await self._define_unread(data_source, format, append)
         followed = self._follow(data_source)

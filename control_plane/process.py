@@ -149,7 +149,9 @@ async def _serve(worker: Worker) -> None:
     spec = worker.spec
     log = LinkedLog(worker, peer)
     try:
-        control_plane = ControlPlane(log, spec.settings, spec.control_socket, spec.epoch, on_state=report)
+        control_plane = ControlPlane(
+            log, spec.settings, spec.control_socket, spec.epoch, instance=spec.instance, on_state=report
+        )
     except KeyFileDamaged as error:
         raise DataDirDamaged(str(error)) from None  # the exit code that forbids a restart
     await control_plane.start()

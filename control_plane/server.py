@@ -5,7 +5,7 @@
     gateway --passed-through calls--> [ StatusInterceptor ] --> SessionService ------> SessionChanges --> LogFold
             --LookUpConnection------>                       --> DataFormatService ---> DataFormats -----> LogFold ...
             --Follow---------------->                       --> ConnectionService ---> ConnectionTable (run directory)
-                                                            --> KeyService ----------> KeySource (data directory)
+                                                            --> KeyService ----------> LocalKeys (data directory)
                                                             --> FollowService
 
 All run on one event loop. The log is reached through a :class:`LogPort`; the process around (links, liveness, signals)
@@ -30,8 +30,10 @@ from trackside.control_plane.clock import SYSTEM_CLOCK, Clock
 from trackside.control_plane.connections import ConnectionService, ConnectionTable
 from trackside.control_plane.data_formats import DataFormats, DataFormatService
 from trackside.control_plane.follow import FollowService
-from trackside.control_plane.keys import KeyService, KeySource
+from trackside.control_plane.keys import Keys, KeyService, LocalKeys, Node, NumberSource
 from trackside.control_plane.log_port import LogAway, LogPort
+from trackside.control_plane.node_number import ClaimedNode, FixedNode
+from trackside.control_plane.remote_keys import RemoteKeys
 from trackside.control_plane.session_changes import SessionChanges
 from trackside.control_plane.session_fold import SessionEvent
 from trackside.control_plane.sessions import SessionService
@@ -60,7 +62,7 @@ class ControlPlane:
     """All services of one control-plane process. Make it inside the running event loop.
 
     ``on_state`` gets one line for an operator saying why sessions cannot be answered yet, and "" when they can.
-    ``ready`` is set once the sessions are read from the log; connections and keys are served from :meth:`start` on.
+    ``instance`` tells runs of the server on one data directory apart. ``ready`` is set once the sessions are read from the log; connections and keys are served from :meth:`start` on.
     ``failed`` gets the exception of a background task that should not have failed: the process must end.
     Raises BadName (settings), KeyFileDamaged, OSError (run or data directory).
     """
@@ -72,6 +74,7 @@ class ControlPlane:
         socket_path: str,
         epoch: int,
         *,
+        instance: str = "",
         clock: Clock = SYSTEM_CLOCK,
         on_state: Callable[[str], None] = _ignore_state,
     ) -> None:
@@ -81,8 +84,8 @@ class ControlPlane:
         self._on_state = on_state
         self._background = Background()
         self._connections = ConnectionTable(Path(settings.run_dir) / "connections")
-        numbers = KeySource(settings.data_dir, settings.node_number, clock)
-        self._formats = DataFormats(port, routing, settings, numbers, self._background)
+        self._keys = _keys_of(port, routing, settings, clock, self._background, instance)
+        self._formats = DataFormats(port, routing, settings, self._keys, self._background)
         self._sessions: SessionChanges | None = None
         self._follow = FollowService(epoch, self._connections, self)
         if settings.integrate_session_management:
@@ -91,6 +94,7 @@ class ControlPlane:
                 routing,
                 settings,
                 clock,
+                self._keys,
                 self._background,
                 on_event=self._follow.on_session_event,
                 on_restart=self._on_sessions_restarted,
@@ -99,7 +103,7 @@ class ControlPlane:
         self._add_services(
             SessionService(self._sessions, StreamTable(port, routing, clock), routing, settings, clock),
             ConnectionService(self._connections, routing, settings, self._follow.on_connection_closed),
-            KeyService(numbers),
+            KeyService(self._keys),
         )
 
     def _add_services(self, sessions: SessionService, connections: ConnectionService, keys: KeyService) -> None:
@@ -129,6 +133,7 @@ class ControlPlane:
         self._follow.end_all()
         await self._server.stop(grace)
         await self._background.stop()
+        await self._keys.close()
         self._connections.shut()
 
     def statistics(self) -> dict[str, dict[str, int]]:
@@ -170,6 +175,26 @@ class ControlPlane:
         self._on_state("")
         self._follow.on_sessions_loaded()
         self.ready.set()
+
+
+def _keys_of(
+    port: LogPort, routing: Routing, settings: Settings, clock: Clock, background: Background, instance: str
+) -> Keys:
+    """Keys as configured. A log on this machine's disk is one server's, so its number needs no claim."""
+    if settings.use_remote_keys:
+        return RemoteKeys(settings.remote_key_address)
+    node: Node = FixedNode(settings.node_number or 0)
+    if settings.broker:
+        node = ClaimedNode(
+            port,
+            routing.session_info,
+            background,
+            data_dir=settings.data_dir,
+            place=f"{settings.broker} {routing.session_info.topic}",
+            wanted=settings.node_number,
+            instance=instance,
+        )
+    return LocalKeys(NumberSource(settings.data_dir, clock), node)
 
 
 async def serve(

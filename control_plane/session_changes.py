@@ -27,7 +27,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from ma.streaming.open_data.v1 import open_data_pb2 as data
 from trackside.control_plane.background import Background
 from trackside.control_plane.clock import Clock
-from trackside.control_plane.keys import new_guid
+from trackside.control_plane.keys import Keys
 from trackside.control_plane.log_fold import LogFold, NotSeen, new_identity, require_log
 from trackside.control_plane.log_port import Append, LogAway, LoggedEntry, LogPort
 from trackside.control_plane.session_fold import (
@@ -41,6 +41,7 @@ from trackside.control_plane.session_fold import (
 )
 from trackside.control_plane.shared_calls import SharedCalls
 from trackside.control_plane.statuses import BadRequest, NotReady, TooMuch
+from trackside.control_plane.stream_packets import StreamPackets
 from trackside.data_plane.log import Partition
 from trackside.data_plane.routing import Routing
 from trackside.data_plane.spec import Settings
@@ -84,6 +85,7 @@ class SessionChanges:
         routing: Routing,
         settings: Settings,
         clock: Clock,
+        keys: Keys,
         background: Background,
         *,
         on_event: Callable[[SessionEvent], None],
@@ -93,8 +95,10 @@ class SessionChanges:
         self._routing = routing
         self._settings = settings
         self._clock = clock
+        self._keys = keys
         self._background = background
         self._on_event = on_event
+        self._stream_packets = StreamPackets(port, routing) if settings.stream_start_stop_packets else None
         self._given_up: OrderedDict[str, None] = OrderedDict()
         self._pending: dict[str, list[_Pending]] = {}
         self._ending: SharedCalls[str, SessionRecord] = SharedCalls()
@@ -144,15 +148,20 @@ class SessionChanges:
     async def create(self, new: data.NewSessionPacket) -> SessionRecord:
         """Start a session with a fresh key. ``new`` is complete but for its offsets, which are taken now and set."""
         require_log(self._port)
+        key = await self._keys.text()
         offsets = await self._offsets_now(new.data_source)
         new.topic_partition_offsets.update(self._routing.log_offsets(offsets))
-        append = self._append("NewSession", new_guid(), new)
+        append = self._append("NewSession", key, new)
         try:
-            await self._log.change("", append, CHANGE_SECONDS)
+            folded = await self._log.change("", append, CHANGE_SECONDS)
+            if folded.before is not None:
+                raise NotReady(f"session {key} is there already: its key was given twice; ask again")
+            if self._stream_packets is not None:
+                await self._stream_packets.started(self._folded_record(key))
         except (NotSeen, asyncio.CancelledError):
-            self._give_up(append.key.decode())
+            self._give_up(key)
             raise
-        return self._folded_record(append.key.decode())
+        return self._folded_record(key)
 
     def _folded_record(self, key: str) -> SessionRecord:
         if (record := self.fold.get(key)) is None:
@@ -193,22 +202,29 @@ class SessionChanges:
     async def _end(self, key: str, time: Instant) -> SessionRecord:
         """The first EndOfSession in the log counts, whoever wrote it: the answer is what the fold made of it."""
         require_log(self._port)
-        data_source = self._folded_record(key).data_source
-        if not await self._port.wait_logged_so_far(data_source, CHANGE_SECONDS):
-            log.warning(
-                "session %s: after %g s the log does not have all that was accepted for %s; its end offsets do not "
-                "cover the rest",
-                key,
-                CHANGE_SECONDS,
-                data_source,
-            )
+        record = self._folded_record(key)
+        offsets = await self._end_offsets(record)
+        if self._stream_packets is not None and await self._stream_packets.stopped(record, offsets, time):
+            offsets = await self._end_offsets(record)
         packet = data.EndOfSessionPacket(
-            data_source=data_source,
-            topic_partition_offsets=self._routing.log_offsets(await self._offsets_now(data_source)),
+            data_source=record.data_source,
+            topic_partition_offsets=self._routing.log_offsets(offsets),
             termination_time=Timestamp(seconds=time.seconds, nanos=time.nanos),
         )
         await self._log.change("", self._append("EndOfSession", key, packet), CHANGE_SECONDS)
         return self._folded_record(key)
+
+    async def _end_offsets(self, record: SessionRecord) -> dict[Partition, int]:
+        """Offsets behind everything that was accepted for the data source when this was called."""
+        if not await self._port.wait_logged_so_far(record.data_source, CHANGE_SECONDS):
+            log.warning(
+                "session %s: after %g s the log does not have all that was accepted for %s; its end offsets do not "
+                "cover the rest",
+                record.key,
+                CHANGE_SECONDS,
+                record.data_source,
+            )
+        return await self._offsets_now(record.data_source)
 
     # -- change -----------------------------------------------------------------------------------------------------
 

@@ -37,6 +37,7 @@ from trackside.data_plane.routing import parse_offset_key
 __all__ = [
     "HELD_BYTES_MAX",
     "IDENTITIES_MAX",
+    "NODE_CLAIM",
     "EventKind",
     "Folded",
     "Instant",
@@ -52,6 +53,9 @@ HELD_BYTES_MAX = 8 << 20
 
 IDENTITIES_MAX = 1 << 16
 """How many identities are remembered. A repeat comes within the window that a producer had in hand when it died."""
+
+NODE_CLAIM = "TracksideNodeClaim"
+"""Type of packets on this topic that say nothing about sessions; ``node_number`` folds them."""
 
 ENTRY_BYTES = 256
 """What an entry costs in memory beside its packet, roughly."""
@@ -207,6 +211,8 @@ class SessionFold:
         record = self._sessions.get(packet.session_key)
         if packet.type == "NewSession":
             return Folded(record, record) if record else self._start(entry, packet)
+        if packet.type == NODE_CLAIM:
+            return NOTHING
         if packet.type not in ("SessionInfo", "EndOfSession"):
             return None
         if record is None:

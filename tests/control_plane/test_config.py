@@ -138,6 +138,7 @@ def in_json(key: Key) -> tuple[str, object]:
     """Some allowed value that is not the default, as text, and what it becomes."""
     samples: dict[str, tuple[str, object]] = {
         "Brokers": ("kafka:1", "kafka:1"),
+        "Endpoint": ("keys:1", "keys:1"),
         "Text": ("other", "other"),
         "Whole": ("3", 3),
         "Number": ("7", 7.0),
@@ -166,7 +167,13 @@ def test_every_key_can_stand_in_the_environment(key: Key) -> None:
 @pytest.mark.parametrize("key", [key for key in KEYS if type(key.kind).__name__ not in ("Text",)], ids=lambda k: k.name)
 @pytest.mark.parametrize("raw", [[], {"a": {}}, "", " ", -(10**30), float("inf"), "\x00", "1;2", "x" * 5000])
 def test_nonsense_for_any_key_names_key_value_range_and_origin(key: Key, raw: object) -> None:
-    if type(key.kind).__name__ in ("Brokers", "Mappings", "Folder") and raw in ("", " ", [], "x" * 5000, "1;2"):
+    if type(key.kind).__name__ in ("Brokers", "Endpoint", "Mappings", "Folder") and raw in (
+        "",
+        " ",
+        [],
+        "x" * 5000,
+        "1;2",
+    ):
         return  # empty is a value there, and a path may look like anything
     member: object = raw
     for name in reversed(key.name.split(".")):
@@ -301,6 +308,11 @@ def test_partition_mappings_in_every_form() -> None:
         ({"Security": {"SaslUsername": "u", "SaslPassword": "p"}}, "BrokerUrl: is empty, but Security is set"),
         ({"RetentionBytes": "32 MiB"}, "RetentionBytes = 32 MiB: must be at least two segments"),
         ({"ReaderBufferBytes": "64 KiB"}, "ReaderBufferBytes = 64 KiB: must be at least MaxPacketBytes"),
+        ({"UseRemoteKeyGenerator": True}, "UseRemoteKeyGenerator = true: needs RemoteKeyGeneratorServiceAddress"),
+        (
+            {"UseRemoteKeyGenerator": True, "RemoteKeyGeneratorServiceAddress": "localhost:15379"},
+            "RemoteKeyGeneratorServiceAddress = localhost:15379: is this server itself",
+        ),
         ({"RunDir": "/tmp/one", "DataDir": "/tmp/one/"}, "RunDir = /tmp/one: is DataDir, too"),
         ({"RunDir": "/tmp/" + "x" * 100}, "it holds a Unix socket"),
     ],
@@ -308,6 +320,17 @@ def test_partition_mappings_in_every_form() -> None:
 def test_contradictions_are_refused_with_the_reason(config: dict[str, object], said: str) -> None:
     found = problems(config)
     assert any(said in problem for problem in found), found
+
+
+@pytest.mark.parametrize("address", ["keys", "http://keys:15379", "keys:0", "a:1,b:2", "k%ys:1"])
+def test_malformed_addresses_of_a_key_generator_are_refused(address: str) -> None:
+    (problem,) = problems({"UseRemoteKeyGenerator": True, "RemoteKeyGeneratorServiceAddress": address})
+    assert problem.startswith("RemoteKeyGeneratorServiceAddress = ") and "HOST:PORT" in problem
+
+
+def test_a_key_generator_that_nobody_uses_is_noted() -> None:
+    notes = conclude({"RemoteKeyGeneratorServiceAddress": "keys:15379"}, environ=NOBODY).notes
+    assert any("no effect without UseRemoteKeyGenerator" in note for note in notes)
 
 
 def test_contradictions_are_told_together_with_other_problems() -> None:

@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 
 from ma.streaming.key_generator.v1 import key_generator_pb2 as messages
 from trackside.control_plane import keys
-from trackside.control_plane.keys import NODES, KeyFileDamaged, KeySource, ticks_of
+from trackside.control_plane.keys import NODES, KeyFileDamaged, NumberSource, ticks_of
 
 
-def take(source: KeySource, count: int) -> list[int]:
-    taken = []
+def take(source: NumberSource, count: int, node: int = 0) -> list[int]:
+    taken: list[int] = []
     while len(taken) < count:
-        if (key := source.try_next()) is None:
+        if (key := source.try_next(node)) is None:
             source.reserve()
         else:
             taken.append(key)
@@ -31,7 +31,7 @@ def take(source: KeySource, count: int) -> list[int]:
 
 def test_a_number_is_utc_time_in_ticks_with_the_node_in_the_low_digits(tmp_path: Path) -> None:
     moment = datetime(2026, 2, 3, 4, 5, 6, tzinfo=UTC)
-    (key,) = take(KeySource(str(tmp_path), 42, ManualClock(int(moment.timestamp()) * 1_000_000_000)), 1)
+    (key,) = take(NumberSource(str(tmp_path), ManualClock(int(moment.timestamp()) * 1_000_000_000)), 1, node=42)
     since_year_1 = moment - datetime(1, 1, 1, tzinfo=UTC)
     assert key - key % NODES == (since_year_1.days * 86_400 + since_year_1.seconds) * 10_000_000
     assert key % NODES == 42
@@ -39,37 +39,41 @@ def test_a_number_is_utc_time_in_ticks_with_the_node_in_the_low_digits(tmp_path:
 
 def test_numbers_of_one_moment_and_of_a_clock_that_steps_back_increase(tmp_path: Path) -> None:
     clock = ManualClock()
-    source = KeySource(str(tmp_path), 7, clock)
-    taken = take(source, 100_000)
+    source = NumberSource(str(tmp_path), clock)
+    taken = take(source, 100_000, node=7)
     clock.now_ns -= 3_600 * 10**9
-    taken += take(source, 10)
+    taken += take(source, 10, node=7)
     clock.now_ns += 7_200 * 10**9
-    taken += take(source, 10)
+    taken += take(source, 10, node=7)
     assert all(low < high for low, high in itertools.pairwise(taken))
     assert {key % NODES for key in taken} == {7}
     assert taken[-1] - 9 * NODES == ticks_of(clock.now_ns) // NODES * NODES + 7, "the clock's again once it is ahead"
 
 
-@given(steps=st.lists(st.tuples(st.integers(-(10**12), 10**12), st.integers(0, 5), st.booleans()), max_size=12))
+STEPS = st.tuples(st.integers(-(10**12), 10**12), st.integers(0, 5), st.booleans(), st.sampled_from([0, 5, 999]))
+
+
+@given(steps=st.lists(STEPS, max_size=12))
 @settings(deadline=None, max_examples=100)
-def test_no_number_twice_whatever_clocks_and_restarts_do(
-    steps: list[tuple[int, int, bool]], tmp_path_factory: pytest.TempPathFactory
+def test_no_number_twice_whatever_clocks_restarts_and_node_numbers_do(
+    steps: list[tuple[int, int, bool, int]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
+    """And each larger than all before, also when the server had to take another node number."""
     folder = str(tmp_path_factory.mktemp("keys"))
     clock = ManualClock()
-    source = KeySource(folder, 999, clock)
+    source = NumberSource(folder, clock)
     taken: list[int] = []
-    for step_ns, count, restart in steps:
+    for step_ns, count, restart, node in steps:
         clock.now_ns += step_ns
         if restart:
-            source = KeySource(folder, 999, clock)
-        taken += take(source, count)
+            source = NumberSource(folder, clock)
+        taken += take(source, count, node)
     assert taken == sorted(set(taken))
 
 
 def test_nothing_is_given_away_that_the_disk_does_not_promise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keys, "RESERVE_TICKS", 10 * NODES)
-    source = KeySource(str(tmp_path), 0, ManualClock())
+    source = NumberSource(str(tmp_path), ManualClock())
     for _ in range(35):
         (key,) = take(source, 1)
         assert key < int((tmp_path / "keys").read_text())
@@ -77,7 +81,7 @@ def test_nothing_is_given_away_that_the_disk_does_not_promise(tmp_path: Path, mo
 
 def test_two_nodes_never_meet(tmp_path: Path) -> None:
     clock = ManualClock()
-    one, two = (set(take(KeySource(str(tmp_path / str(node)), node, clock), 1000)) for node in (1, 2))
+    one, two = (set(take(NumberSource(str(tmp_path / str(node)), clock), 1000, node)) for node in (1, 2))
     assert not one & two
 
 
@@ -85,12 +89,7 @@ def test_two_nodes_never_meet(tmp_path: Path) -> None:
 def test_a_damaged_file_is_no_reason_to_guess(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "keys").write_bytes(content)
     with pytest.raises(KeyFileDamaged, match="keys"):
-        KeySource(str(tmp_path), 0, ManualClock())
-
-
-def test_the_node_number_has_three_digits(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="node_number: 1000"):
-        KeySource(str(tmp_path), 1000, ManualClock())
+        NumberSource(str(tmp_path), ManualClock())
 
 
 def test_the_service_gives_both_kinds_and_refuses_others() -> None:
