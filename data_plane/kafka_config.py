@@ -62,11 +62,12 @@ _PUBLISHER: ClientConfig = {
     "acks": "all",
     "enable.idempotence": True,
     "enable.gapless.guarantee": True,
+    "max.in.flight.requests.per.connection": 1,  # or a new topic's first packets can be lost (docs/decisions/0010)
     "message.timeout.ms": 0,  # for ever: nothing is given up that could be sent again
     "message.max.bytes": MESSAGE_BYTES_MAX,
     "batch.size": BATCH_BYTES,
-    "compression.type": "lz4",  # telemetry: less CPU in all than none, a third of zstd's (docs/decisions/kafka.md)
-    "linger.ms": 0,  # the one request in flight a partition makes the batches (docs/decisions/kafka.md)
+    "compression.type": "lz4",  # less CPU in all than none or zstd (docs/decisions/0010)
+    "linger.ms": 0,  # the one request in flight makes the batches (docs/decisions/0010)
     "queue.buffering.max.messages": 0,  # no limit: the rings bound what is here, and the account a partition
     "queue.buffering.max.kbytes": 2_147_483_647,
     "topic.metadata.propagation.max.ms": PROPAGATION_MS,
@@ -128,21 +129,14 @@ def publisher_config(settings: Settings) -> PublisherConfig:
 
 
 def _consistent(defaults: ClientConfig, overrides: dict[str, str]) -> ClientConfig:
-    """Idempotence needs acks=all and few requests in flight. Where an override takes one of them away, the rest of
-    it goes, too, and one request in flight keeps the order at least."""
+    """Idempotence needs acks=all and few requests in flight, the gapless guarantee needs idempotence: where an override
+    takes one of them away, the others go, too. Order is kept all the same while one request is in flight."""
     config = defaults | overrides
-    in_flight = _number(overrides, "max.in.flight.requests.per.connection")
-    possible = str(config["acks"]) in ("all", "-1") and (in_flight is None or in_flight <= 5)
-    if not possible and "enable.idempotence" not in overrides:
+    in_flight = _number(config, "max.in.flight.requests.per.connection") or 1
+    if (str(config["acks"]) not in ("all", "-1") or in_flight > 5) and "enable.idempotence" not in overrides:
         config["enable.idempotence"] = False
     if is_false(str(config["enable.idempotence"])) or is_false(str(config["enable.gapless.guarantee"])):
         config["enable.gapless.guarantee"] = False
-    if is_false(str(config["enable.idempotence"])):
-        if in_flight is None:
-            config["max.in.flight.requests.per.connection"] = 1
-        elif in_flight > 1:
-            text = "promise 3: packets may change places whenever a request is sent again"
-            log_line("warn", "kafka", "override breaks a promise", key="max.in.flight", value=in_flight, breaks=text)
     return config
 
 

@@ -93,6 +93,11 @@ class KafkaCursor:
         return self.buffered >= BUFFER_BYTES
 
     @property
+    def cold(self) -> bool:
+        """It has all there is, but the live client has yet to deliver its partition for the first time."""
+        return self.live is not None and not self.live.active and self.fed >= self.live.next_offset
+
+    @property
     def placed(self) -> bool:
         """Its log is known. (It may have gone since.)"""
         return bool(self.identity)

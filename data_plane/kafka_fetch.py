@@ -6,7 +6,6 @@ agent has taken some is bounded in bytes; librdkafka's own prefetch is bounded b
 
 from __future__ import annotations
 
-import queue
 import sys
 import threading
 import time
@@ -14,7 +13,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, TopicPartition
 from google.protobuf.message import DecodeError
 
 from ma.streaming.open_data.v1.open_data_pb2 import Packet
@@ -33,8 +32,6 @@ POLL_SECONDS = 0.1
 LIVE_BYTES_AHEAD = 16 << 20
 CATCH_UP_BYTES_AHEAD = 2 << 20
 """What a log thread puts before the agent thread has taken some of it."""
-
-METADATA_SECONDS = 4.0
 
 
 class Block(NamedTuple):
@@ -244,46 +241,26 @@ class _Fetch:
 class LiveFetch(_Fetch):
     """The one client that follows every partition that somebody reads at its end.
 
-    A topic that the client has not met costs it a second unless ``list_topics`` introduces them; that waits behind
-    the fetch at the broker, so a thread of its own does it. The log thread alone assigns: between two polls, so that
-    no message of an older assignment can be taken for one of the new.
+    The log thread alone calls it: a consumer lets one thread in at a time, and only between two polls can no message
+    of an older assignment be taken for one of the new. A topic that the client has not met is met after a second (a
+    timer of librdkafka). ``list_topics`` would introduce them sooner, but it holds up all others behind the fetch that
+    waits at the broker; a catch-up serves the new one meanwhile.
     """
 
     def __init__(self, config: ClientConfig, health: BrokerHealth, wake: Wake) -> None:
         super().__init__(config, "live", LIVE_BYTES_AHEAD, health, wake)
         self._consumer: Any = made(Consumer, self._config)
         self._orders: deque[tuple[Partition, _Place | None]] = deque()
-        self._introductions: queue.SimpleQueue[tuple[Partition, _Place | None] | None] = queue.SimpleQueue()
-        self._met: set[str] = set()
-        self._introducer = threading.Thread(target=self._introduce, name="log-live-topics", daemon=True)
+        self._assigned: set[Partition] = set()  # those at fault, too, which have lost their place
         self._thread.start()
-        self._introducer.start()
 
     def assign(self, partition: Partition, offset: int, token: int) -> None:
         """Agent thread: follow ``partition`` from ``offset`` on."""
-        self._introductions.put((partition, _Place(token, offset)))
+        self._orders.append((partition, _Place(token, offset)))
 
     def unassign(self, partition: Partition) -> None:
         """Agent thread. In the order of calls; a partition that is not assigned is no error."""
-        self._introductions.put((partition, None))
-
-    def stop(self) -> None:
-        super().stop()
-        self._introductions.put(None)
-
-    def _introduce(self) -> None:
-        while (order := self._introductions.get()) is not None:
-            partition, place = order
-            if place is not None and partition.topic not in self._met:
-                self._meet(partition.topic)
-            self._orders.append(order)
-
-    def _meet(self, topic: str) -> None:
-        try:
-            self._consumer.list_topics(topic, timeout=METADATA_SECONDS)
-            self._met.add(topic)
-        except (KafkaException, RuntimeError):
-            pass  # nobody answers: the assignment will find the topic a second later
+        self._orders.append((partition, None))
 
     def _run(self) -> None:
         consumer = self._consumer
@@ -296,16 +273,14 @@ class LiveFetch(_Fetch):
     def _obey(self, consumer: Any) -> None:
         while self._orders:
             partition, place = self._orders.popleft()
-            if self._places.pop(partition, None) is not None or self._is_assigned(consumer, partition):
+            if partition in self._assigned:
+                self._places.pop(partition, None)
+                self._assigned.remove(partition)
                 consumer.incremental_unassign([TopicPartition(*partition)])
             if place is not None:
                 self._places[partition] = place
+                self._assigned.add(partition)
                 consumer.incremental_assign([TopicPartition(*partition, place.next_offset)])
-
-    @staticmethod
-    def _is_assigned(consumer: Any, partition: Partition) -> bool:
-        """A partition at fault has lost its place but not its assignment."""
-        return TopicPartition(*partition) in consumer.assignment()
 
 
 class CatchUp(_Fetch):

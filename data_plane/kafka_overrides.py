@@ -52,6 +52,9 @@ _PROMISES: dict[str, _Promise] = {
     ),
     "enable.idempotence": _Promise(is_false, "promise 4: a packet may stand twice whenever a request is sent again"),
     "enable.gapless.guarantee": _Promise(is_false, "promise 3: packets behind a refused one may pass its neighbours"),
+    "max.in.flight.requests.per.connection": _Promise(
+        lambda value: value != "1", "promises 2 and 3: where a topic is new, packets may be lost or change places"
+    ),
     "message.timeout.ms": _Promise(
         lambda value: value != "0", "promise 4: packets that were timed out are sent again and may stand twice"
     ),

@@ -164,6 +164,11 @@ class KafkaLogReader:
         """Fetches of each partition so far: as many for a hundred cursors at its end as for one."""
         return self._fetches
 
+    @property
+    def live_cursors(self) -> int:
+        """Cursors that the live client alone serves."""
+        return sum(cursor.live is not None and cursor not in self._catching_up for cursor in self._cursors)
+
     def close(self) -> None:
         self._catalog.close()
         fetches = [self._fetch, *self._catching_up.values()]
@@ -295,14 +300,19 @@ class KafkaLogReader:
     # -- catching up --------------------------------------------------------------------------------------------------
 
     def _grant(self, now: float) -> None:
-        """Catch-ups to those whose turn it is; with others waiting, a slice each."""
-        while self._queue and len(self._catching_up) < CATCH_UPS_MAX:
-            cursor = next(iter(self._queue))
+        """Catch-ups to those whose turn it is; with others waiting, a slice each.
+
+        A cold cursor (at the end, but new to the live client) gets one only while nobody in the past wants it.
+        """
+        past = [cursor for cursor in self._queue if not cursor.cold]
+        for cursor in past or list(self._queue):
+            if len(self._catching_up) >= CATCH_UPS_MAX:
+                break
             del self._queue[cursor]
             self._start_catch_up(cursor)
-        if self._queue:
+        if any(cursor in self._queue for cursor in past):
             for cursor, catch_up in list(self._catching_up.items()):
-                if catch_up.is_over(now, SLICE_BYTES, SLICE_SECONDS, STALLED_SECONDS):
+                if cursor.cold or catch_up.is_over(now, SLICE_BYTES, SLICE_SECONDS, STALLED_SECONDS):
                     self._stop_catch_up(cursor)
                     self._arrange(cursor)
 

@@ -68,7 +68,8 @@ BURY_SECONDS = 10.0
 
 LIMITS_SECONDS = 60.0
 SHORT_LIFE_SECONDS = 1.0
-"""A client that failed sooner is followed by a pause of as long."""
+PAUSE_SECONDS = 0.25
+"""A client that had only a short life is followed by a pause: a cause that lasts must not eat a core."""
 
 TRIAL_SECONDS = 3.0
 """A client that has lived for this long without work is taken to be let in."""
@@ -251,7 +252,7 @@ class KafkaLogWriter:
     def _after_failure(self, client: KafkaPublisher, had: list[PartitionQueue]) -> None:
         now = time.monotonic()
         self._count["clients"] += 1
-        self._client_at = now + (SHORT_LIFE_SECONDS if now - client.born < SHORT_LIFE_SECONDS else 0.0)
+        self._client_at = now + (PAUSE_SECONDS if now - client.born < SHORT_LIFE_SECONDS else 0.0)
         if not had:
             self._trouble = client.failure  # nobody's packet: we are not let in, or not allowed to be idempotent
         log_line("warn", "kafka", "client replaced", reason=client.failure, partitions=len(had))

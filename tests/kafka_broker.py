@@ -51,6 +51,9 @@ org.apache.kafka.common.security.plain.PlainLoginModule required user_{user}="{p
 log.dirs={folder}/data
 num.partitions={partitions}
 auto.create.topics.enable=true
+authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+allow.everyone.if.no.acl.found=true
+super.users=User:ANONYMOUS
 offsets.topic.num.partitions=1
 offsets.topic.replication.factor=1
 transaction.state.log.replication.factor=1
@@ -221,6 +224,22 @@ class KafkaBroker:
         place = TopicPartition(topic, partition, before)
         admin = self._admin()
         admin.delete_records([place])[place].result(timeout=15)
+
+    def forbid_writing(self, topic: str) -> None:
+        """``SASL_USER`` may do everything with ``topic`` but write to it."""
+        from confluent_kafka import admin as api
+
+        def entry(operation: Any, permission: Any) -> Any:
+            pattern = api.ResourcePatternType.LITERAL
+            return api.AclBinding(
+                api.ResourceType.TOPIC, topic, pattern, f"User:{SASL_USER}", "*", operation, permission
+            )
+
+        allow = entry(api.AclOperation.ALL, api.AclPermissionType.ALLOW)
+        deny = entry(api.AclOperation.WRITE, api.AclPermissionType.DENY)
+        admin = self._admin()
+        for answer in admin.create_acls([allow, deny]).values():
+            answer.result(timeout=15)
 
     def topics(self) -> dict[str, int]:
         """Topics and their partition counts."""

@@ -26,6 +26,7 @@ EXCEPTIONS = {
     ("trackside.control_plane.cli", "trackside.bench"),
     # a bench of one part measures it from inside, without a server around it
     ("trackside.bench.segments", "trackside.data_plane"),
+    ("trackside.bench.kafka_writer", "trackside.data_plane"),
 }
 
 OUTSIDE: dict[str, set[str]] = {
