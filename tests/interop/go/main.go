@@ -371,7 +371,7 @@ func (c *Client) askForUnknown() Got {
 		answer := must(c.connections.GetConnection(c.ctx, &api.GetConnectionRequest{Connection: connection}))
 		known = append(known, answer.Details != nil)
 		call := must(c.reader.ReadPackets(c.ctx, &api.ReadPacketsRequest{Connection: connection}))
-		reads = append(reads, newRead(c, call).rest())
+		reads = append(reads, newRead(&c.numbers, call).rest())
 	}
 	ended := must(c.sessions.EndSession(c.ctx, &api.EndSessionRequest{SessionKey: "no such session"}))
 	return Got{
@@ -386,9 +386,9 @@ func (c *Client) askForUnknown() Got {
 func (c *Client) readPastAndLive() Got {
 	connection := c.connect(&api.ConnectionDetails{SessionKey: c.sessionKey})
 	packetsRequest := &api.ReadPacketsRequest{Connection: connection}
-	packets := newRead(c, must(c.reader.ReadPackets(c.ctx, packetsRequest)))
+	packets := newRead(&c.numbers, must(c.reader.ReadPackets(c.ctx, packetsRequest)))
 	essentialsRequest := &api.ReadEssentialsRequest{Connection: connection}
-	essentials := newRead(c, must(c.reader.ReadEssentials(c.ctx, essentialsRequest)))
+	essentials := newRead(&c.numbers, must(c.reader.ReadEssentials(c.ctx, essentialsRequest)))
 	past := packets.take(c.scenario.Counts.Past)
 	c.writeOneByOne(c.scenario.Live)
 	return Got{
@@ -403,7 +403,7 @@ func (c *Client) readPastAndLive() Got {
 // readEssentialsWithoutSession ends by itself.
 func (c *Client) readEssentialsWithoutSession() Got {
 	request := &api.ReadEssentialsRequest{Connection: c.connect(&api.ConnectionDetails{})}
-	return newRead(c, must(c.reader.ReadEssentials(c.ctx, request))).rest()
+	return newRead(&c.numbers, must(c.reader.ReadEssentials(c.ctx, request))).rest()
 }
 
 func (c *Client) readFiltered() Got {
@@ -421,7 +421,7 @@ func (c *Client) readFiltered() Got {
 		ExcludeEvents:     wanted.ExcludeEvents,
 		IncludeMarkers:    wanted.IncludeMarkers,
 	}
-	read := newRead(c, must(c.reader.ReadDataPackets(c.ctx, &api.ReadDataPacketsRequest{Request: request})))
+	read := newRead(&c.numbers, must(c.reader.ReadDataPackets(c.ctx, &api.ReadDataPacketsRequest{Request: request})))
 	found := read.take(c.scenario.Counts.Filtered)
 	return Got{"found": found, "closed": c.close(connection), "after_close": read.rest()}
 }
@@ -431,9 +431,9 @@ type Reply interface {
 	GetResponse() []*api.PacketResponse
 }
 
-// Read is an open read: packets in the scenario's words by their streams, without the types that it ignores.
+// Read is an open read: packets in the scenario's words by their streams.
 type Read struct {
-	client  *Client
+	numbers *Numbers
 	recv    func() (Reply, error)
 	pending []*api.PacketResponse
 	err     error
@@ -442,8 +442,8 @@ type Read struct {
 func newRead[R any, P interface {
 	*R
 	Reply
-}](client *Client, call grpc.ServerStreamingClient[R]) *Read {
-	return &Read{client: client, recv: func() (Reply, error) {
+}](numbers *Numbers, call grpc.ServerStreamingClient[R]) *Read {
+	return &Read{numbers: numbers, recv: func() (Reply, error) {
 		reply, err := call.Recv()
 		return P(reply), err
 	}}
@@ -451,21 +451,16 @@ func newRead[R any, P interface {
 
 // next is the next packet, or nil when the server has ended the call.
 func (r *Read) next() *api.PacketResponse {
-	for r.err == nil {
-		if len(r.pending) == 0 {
-			var reply Reply
-			if reply, r.err = r.recv(); r.err == nil {
-				r.pending = reply.GetResponse()
-			}
-			continue
+	for len(r.pending) == 0 {
+		var reply Reply
+		if reply, r.err = r.recv(); r.err != nil {
+			return nil
 		}
-		response := r.pending[0]
-		r.pending = r.pending[1:]
-		if !slices.Contains(r.client.scenario.IgnoredTypes, response.GetPacket().GetType()) {
-			return response
-		}
+		r.pending = reply.GetResponse()
 	}
-	return nil
+	response := r.pending[0]
+	r.pending = r.pending[1:]
+	return response
 }
 
 type byStream map[string][]Described
@@ -482,7 +477,7 @@ func (r *Read) take(count int) byStream {
 		if response == nil {
 			check(r.err)
 		}
-		found.add(response, &r.client.numbers)
+		found.add(response, r.numbers)
 	}
 	return found
 }
@@ -491,7 +486,7 @@ func (r *Read) take(count int) byStream {
 func (r *Read) rest() Got {
 	found := byStream{}
 	for response := r.next(); response != nil; response = r.next() {
-		found.add(response, &r.client.numbers)
+		found.add(response, r.numbers)
 	}
 	code := codes.OK
 	if !errors.Is(r.err, io.EOF) {

@@ -3,7 +3,6 @@ package main
 // Scenario is the file that all languages share, as far as a client needs it.
 type Scenario struct {
 	CallSeconds   int                  `json:"call_seconds"`
-	IgnoredTypes  []string             `json:"ignored_types"`
 	Packets       map[string]Described `json:"packets"`
 	BeforeSession []string             `json:"before_session"`
 	Session       struct {

@@ -287,7 +287,7 @@ class Client {
   }
 
   read(method, request) {
-    return new Read(this, this.reader[method](request, this.bounds));
+    return new Read(this.packets, this.reader[method](request, this.bounds));
   }
 
   async echoConnection() {

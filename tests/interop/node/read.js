@@ -1,9 +1,9 @@
 'use strict';
 
-/** An open read: packets in the scenario's words by their streams, without the types that it ignores. */
+/** An open read: packets in the scenario's words by their streams. */
 class Read {
-  constructor(client, call) {
-    this.client = client;
+  constructor(packets, call) {
+    this.packets = packets;
     this.replies = call[Symbol.asyncIterator]();
     this.pending = [];
   }
@@ -34,20 +34,17 @@ class Read {
 
   /** Null when the server has ended the call with OK; throws what grpc throws when otherwise. */
   async next() {
-    for (;;) {
-      while (this.pending.length > 0) {
-        const response = this.pending.shift();
-        if (!this.client.scenario.ignored_types.includes(response.packet.type)) return response;
-      }
+    while (this.pending.length === 0) {
       const { value, done } = await this.replies.next();
       if (done) return null;
       this.pending = value.response;
     }
+    return this.pending.shift();
   }
 
   /** Packets have an order within their stream only. */
   async add(found, response) {
-    (found[response.stream] ??= []).push(await this.client.packets.describe(response));
+    (found[response.stream] ??= []).push(await this.packets.describe(response));
   }
 }
 

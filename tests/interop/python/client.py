@@ -297,7 +297,7 @@ class Client:
         ended = self.sessions.EndSession(api_pb2.EndSessionRequest(session_key="no such session"), **self.call)
         return {
             "connections": [answer.HasField("details") for answer in asked],
-            "reads": [Read(call, self).rest() for call in reads],
+            "reads": [Read(call, self.numbers).rest() for call in reads],
             "session": self.session_info("no such session")["success"],
             "ended": ended.success,
         }
@@ -306,9 +306,11 @@ class Client:
         """Two reads of one connection, open at once; packets are written meanwhile; closing it ends both."""
         counts, live = self.scenario["counts"], len(self.scenario["live"])
         connection = self.connect(session_key=self.session_key)
-        packets = Read(self.reader.ReadPackets(api_pb2.ReadPacketsRequest(connection=connection), **self.call), self)
+        packets = Read(
+            self.reader.ReadPackets(api_pb2.ReadPacketsRequest(connection=connection), **self.call), self.numbers
+        )
         request = api_pb2.ReadEssentialsRequest(connection=connection)
-        essentials = Read(self.reader.ReadEssentials(request, **self.call), self)
+        essentials = Read(self.reader.ReadEssentials(request, **self.call), self.numbers)
         found: dict[str, Any] = {"past": packets.take(counts["past"])}
         self.write_one_by_one("live")
         found["live"] = packets.take(live)
@@ -319,7 +321,7 @@ class Client:
     def read_essentials_without_session(self) -> dict[str, Any]:
         """Ends by itself."""
         request = api_pb2.ReadEssentialsRequest(connection=self.connect())
-        return Read(self.reader.ReadEssentials(request, **self.call), self).rest()
+        return Read(self.reader.ReadEssentials(request, **self.call), self.numbers).rest()
 
     def read_filtered(self) -> dict[str, Any]:
         wanted = self.scenario["filter"]
@@ -336,25 +338,21 @@ class Client:
             exclude_events=wanted["exclude_events"],
             include_markers=wanted["include_markers"],
         )
-        read = Read(self.reader.ReadDataPackets(api_pb2.ReadDataPacketsRequest(request=request), **self.call), self)
+        read = Read(
+            self.reader.ReadDataPackets(api_pb2.ReadDataPacketsRequest(request=request), **self.call), self.numbers
+        )
         found = read.take(self.scenario["counts"]["filtered"])
         closed = self.close(connection)
         return {"found": found, "closed": closed, "after_close": read.rest()}
 
 
 class Read:
-    """An open read: packets in the scenario's words by their streams, without the types that it ignores."""
+    """An open read: packets in the scenario's words by their streams."""
 
-    def __init__(self, call: Any, client: Client) -> None:
+    def __init__(self, call: Any, numbers: Numbers) -> None:
         self._call = call
-        self._client = client
-        self._responses = self._wanted()
-
-    def _wanted(self) -> Iterator[api_pb2.PacketResponse]:
-        for reply in self._call:
-            for response in reply.response:
-                if response.packet.type not in self._client.scenario["ignored_types"]:
-                    yield response
+        self._numbers = numbers
+        self._responses: Iterator[api_pb2.PacketResponse] = (r for reply in call for r in reply.response)
 
     def take(self, count: int) -> dict[str, list[dict[str, Any]]]:
         return self._by_stream(itertools.islice(self._responses, count))
@@ -367,7 +365,7 @@ class Read:
         """Packets have an order within their stream only."""
         found: dict[str, list[dict[str, Any]]] = {}
         for response in responses:
-            found.setdefault(response.stream, []).append(describe(response, self._client.numbers))
+            found.setdefault(response.stream, []).append(describe(response, self._numbers))
         return found
 
 

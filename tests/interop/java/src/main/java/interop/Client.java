@@ -88,8 +88,8 @@ final class Client {
     private static final Metadata.Key<String> ACCEPTED =
             Metadata.Key.of("trackside-accepted", Metadata.ASCII_STRING_MARSHALLER);
 
-    final JsonObject scenario;
-    final Packets packets = new Packets(this::lookUpList, this::lookUpEvent);
+    private final JsonObject scenario;
+    private final Packets packets = new Packets(this::lookUpList, this::lookUpEvent);
     private final ManagedChannel channel;
     private final ManagedChannel keyChannel;
     private final String source;
@@ -451,12 +451,12 @@ final class Client {
 
     private Read<ReadPacketsResponse> readPackets(Connection connection) {
         var request = ReadPacketsRequest.newBuilder().setConnection(connection);
-        return new Read<>(this, reader().readPackets(request.build()), ReadPacketsResponse::getResponseList);
+        return new Read<>(packets, reader().readPackets(request.build()), ReadPacketsResponse::getResponseList);
     }
 
     private Read<ReadEssentialsResponse> readEssentials(Connection connection) {
         var request = ReadEssentialsRequest.newBuilder().setConnection(connection);
-        return new Read<>(this, reader().readEssentials(request.build()), ReadEssentialsResponse::getResponseList);
+        return new Read<>(packets, reader().readEssentials(request.build()), ReadEssentialsResponse::getResponseList);
     }
 
     private Got echoConnection() {
@@ -536,7 +536,7 @@ final class Client {
                 .addAllExcludeEvents(Packets.texts(wanted.getAsJsonArray("exclude_events")))
                 .setIncludeMarkers(wanted.get("include_markers").getAsBoolean());
         var replies = reader().readDataPackets(ReadDataPacketsRequest.newBuilder().setRequest(request).build());
-        var read = new Read<>(this, replies, ReadDataPacketsResponse::getResponseList);
+        var read = new Read<>(packets, replies, ReadDataPacketsResponse::getResponseList);
         var found = read.take(scenario.getAsJsonObject("counts").get("filtered").getAsInt());
         return Got.of("found", found, "closed", close(connection), "after_close", read.rest());
     }

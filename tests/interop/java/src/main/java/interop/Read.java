@@ -1,6 +1,5 @@
 package interop;
 
-import com.google.gson.JsonPrimitive;
 import io.grpc.Status;
 import io.grpc.StatusRuntimeException;
 import java.util.ArrayList;
@@ -12,15 +11,15 @@ import java.util.Map;
 import java.util.function.Function;
 import ma.streaming.api.v1.Api.PacketResponse;
 
-/** An open read: packets in the scenario's words by their streams, without the types that it ignores. */
+/** An open read: packets in the scenario's words by their streams. */
 final class Read<R> {
-    private final Client client;
+    private final Packets packets;
     private final Iterator<R> replies;
     private final Function<R, List<PacketResponse>> packetsOf;
     private Iterator<PacketResponse> pending = Collections.emptyIterator();
 
-    Read(Client client, Iterator<R> replies, Function<R, List<PacketResponse>> packetsOf) {
-        this.client = client;
+    Read(Packets packets, Iterator<R> replies, Function<R, List<PacketResponse>> packetsOf) {
+        this.packets = packets;
         this.replies = replies;
         this.packetsOf = packetsOf;
     }
@@ -53,23 +52,17 @@ final class Read<R> {
 
     /** Null when the server has ended the call with OK; StatusRuntimeException when otherwise. */
     private PacketResponse next() {
-        while (true) {
-            while (pending.hasNext()) {
-                PacketResponse response = pending.next();
-                JsonPrimitive type = new JsonPrimitive(response.getPacket().getType());
-                if (!client.scenario.getAsJsonArray("ignored_types").contains(type)) {
-                    return response;
-                }
-            }
+        while (!pending.hasNext()) {
             if (!replies.hasNext()) {
                 return null;
             }
             pending = packetsOf.apply(replies.next()).iterator();
         }
+        return pending.next();
     }
 
     /** Packets have an order within their stream only. */
     private void add(Map<String, List<Got>> found, PacketResponse response) {
-        found.computeIfAbsent(response.getStream(), stream -> new ArrayList<>()).add(client.packets.describe(response));
+        found.computeIfAbsent(response.getStream(), stream -> new ArrayList<>()).add(packets.describe(response));
     }
 }
