@@ -8,14 +8,16 @@ then it is OK all the same.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import grpc
 
 from trackside.data_plane.door import BadRequest, Door, Parcels
+from trackside.data_plane.link import Refused
 from trackside.data_plane.metrics import GatewayCounters
-from trackside.data_plane.peer import Accepted, LogUnavailable, Peer, ProducerProxy, RingFull
+from trackside.data_plane.peer import Accepted, LogUnavailable, Peer, ProducerProxy, RingFull, Stretch
 from trackside.data_plane.spec import Settings
 
 __all__ = ["ACCEPTED_TRAILER", "ACK_METADATA", "PacketWriter"]
@@ -32,6 +34,52 @@ Parse = Callable[[bytes], Parcels]
 
 class _NotLogged(Exception):
     """Accepted, but the log does not have it within the bound, or refused it for good."""
+
+
+UNLOGGED_LOOK = 1000
+"""Stretches that a call collects before it looks which of them the log has by now."""
+
+
+class _Unlogged:
+    """What a call had accepted and the log does not have yet, and the first of its packets that the log refused."""
+
+    def __init__(self, peer: Peer) -> None:
+        self._peer = peer
+        self._stretches: dict[ProducerProxy, list[Stretch]] = {}
+        self._count = 0
+        self._look_at = UNLOGGED_LOOK
+        self.refused: Refused | None = None
+
+    def add(self, accepted: Accepted) -> None:
+        for stretch in accepted:
+            self._stretches.setdefault(stretch.producer, []).append(stretch)
+        self._count += len(accepted)
+        if self._count >= self._look_at:
+            self.look()
+            self._look_at = 2 * self._count + UNLOGGED_LOOK
+
+    def look(self) -> None:
+        """Forget what the log has. What it refused was told before the commit that covers it."""
+        committed = {producer: producer.down.commit_position for producer in self._stretches}
+        self._peer.take_news()
+        for producer, stretches in self._stretches.items():
+            self.refused = self.refused or _refused_of(producer, stretches)
+            done = bisect_right(stretches, committed[producer], key=_end_of)
+            del stretches[:done]
+            self._count -= done
+
+
+def _end_of(stretch: Stretch) -> int:
+    return stretch.end
+
+
+def _refused_of(producer: ProducerProxy, stretches: list[Stretch]) -> Refused | None:
+    """The first refusal that lies in one of these stretches, which stand in their order."""
+    for refusal in producer.refusals:
+        place = bisect_left(stretches, refusal.end, key=_end_of)
+        if place < len(stretches) and stretches[place].begin < refusal.end:
+            return refusal
+    return None
 
 
 class PacketWriter:
@@ -57,7 +105,9 @@ class PacketWriter:
         try:
             accepted = await self._accept(parse(request), context)
             if self._wants_log(context):
-                await self._logged(accepted, context)
+                unlogged = _Unlogged(self._peer)
+                unlogged.add(accepted)
+                await self._logged(_ends(accepted), context, unlogged)
         except (BadRequest, RingFull, LogUnavailable, _NotLogged) as error:
             await context.abort(_status(error), str(error))
         return b""
@@ -65,19 +115,19 @@ class PacketWriter:
     async def _stream(self, parse: Parse, context: Context) -> bytes:
         messages = 0
         last: dict[ProducerProxy, int] = {}
-        ends: set[tuple[ProducerProxy, int]] = set()
+        unlogged = _Unlogged(self._peer)
         wants_log = self._wants_log(context)
         try:
             while isinstance(request := await context.read(), bytes):  # else grpc.aio.EOF
                 accepted = await self._accept(parse(request), context)
                 messages += 1
-                last.update(accepted)
+                last.update(_ends(accepted))
                 if wants_log:
-                    ends.update(accepted)
+                    unlogged.add(accepted)
             if wants_log:
-                await self._logged(list(last.items()), context, ends)
+                await self._logged(last, context, unlogged)
             else:
-                await self._peer.wait_committed(list(last.items()), self._bound(context))
+                await self._peer.wait_committed(last, self._bound(context))
         except (BadRequest, RingFull, LogUnavailable, _NotLogged) as error:
             await context.abort(_status(error), str(error), ((ACCEPTED_TRAILER, str(messages)),))
         except asyncio.CancelledError:
@@ -96,19 +146,16 @@ class PacketWriter:
             self._count.bytes.add(parcel.bytes)
         return accepted
 
-    async def _logged(
-        self, accepted: Accepted, context: Context, ends: set[tuple[ProducerProxy, int]] | None = None
-    ) -> None:
+    async def _logged(self, last: Mapping[ProducerProxy, int], context: Context, unlogged: _Unlogged) -> None:
+        """Until the log has everything up to ``last``. Raises _NotLogged."""
         bound = self._bound(context)
-        if not await self._peer.wait_committed(accepted, bound):
-            reasons = [producer.log_state().reason for producer, _ in accepted]
+        if not await self._peer.wait_committed(last, bound):
+            reasons = [producer.log_state().reason for producer in last]
             why = next(filter(None, reasons), "the log is slow")
             raise _NotLogged(f"accepted, but not logged within {bound:g} s: {why}; it will be when the log answers")
-        self._peer.take_news()
-        for producer, end in ends or accepted:
-            refused = next((refusal for refusal in producer.refusals if refusal.end == end), None)
-            if refused is not None:
-                raise _NotLogged(f"packet {refused.packet} for {refused.topic} is a dead letter: {refused.reason}")
+        unlogged.look()
+        if (refused := unlogged.refused) is not None:
+            raise _NotLogged(f"packet {refused.packet} for {refused.topic} is a dead letter: {refused.reason}")
 
     def _wants_log(self, context: Context) -> bool:
         asked = next((value for key, value in context.invocation_metadata() or () if key == ACK_METADATA), "")
@@ -127,3 +174,7 @@ def _status(error: Exception) -> grpc.StatusCode:
     if isinstance(error, RingFull):
         return grpc.StatusCode.RESOURCE_EXHAUSTED
     return grpc.StatusCode.UNAVAILABLE
+
+
+def _ends(accepted: Accepted) -> dict[ProducerProxy, int]:
+    return {stretch.producer: stretch.end for stretch in accepted}

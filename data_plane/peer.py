@@ -12,6 +12,7 @@ import heapq
 import itertools
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from trackside.data_plane.frame import decode_frame
 from trackside.data_plane.link import (
@@ -40,7 +41,7 @@ from trackside.shm.fence import full_fence
 from trackside.shm.liveness import WorkerState
 from trackside.shm.ring import RingReader, RingWriter
 
-__all__ = ["Accepted", "ConsumerProxy", "LogUnavailable", "Parcel", "Peer", "ProducerProxy", "RingFull"]
+__all__ = ["Accepted", "ConsumerProxy", "LogUnavailable", "Parcel", "Peer", "ProducerProxy", "RingFull", "Stretch"]
 
 TICK_SECONDS = 0.1
 WAITING_TICK_SECONDS = 0.02
@@ -55,8 +56,17 @@ PARTITIONS_ASKED_MAX = 1000
 TOPIC_SHARE = 4
 """One topic's packets between commit and publish may fill at most this fraction (a quarter) of a ring."""
 
-Accepted = list[tuple["ProducerProxy", int]]
-"""Where an accepted request lies: for each ring it touched, the position at which its last record ends."""
+
+class Stretch(NamedTuple):
+    """Where an accepted request lies in one ring: its records, and nobody else's, end in (begin, end]."""
+
+    producer: ProducerProxy
+    begin: int
+    end: int
+
+
+Accepted = list[Stretch]
+"""A request has one stretch in each ring that it touched."""
 
 
 class RingFull(Exception):
@@ -174,13 +184,14 @@ class ProducerProxy(_LinkProxy):
         if size > self.down.record_bytes_max:
             raise ValueError(f"{size} bytes for {self.name} at once; its ring takes {self.down.record_bytes_max}")
 
-    def publish(self, parcel: Parcel) -> int:
+    def publish(self, parcel: Parcel) -> Stretch:
         """Only after ``has_room``: nobody else writes this ring."""
+        begin = self.down.publish_position
         position = self.down.try_publish(parcel.bodies)
         assert position is not None
         self._note(position, parcel.sizes)
         self.doorbell.ring_if_asleep()
-        return position
+        return Stretch(self, begin, position)
 
     def when_committed(self, position: int) -> asyncio.Future[None]:
         """Done when commit has passed ``position``. The caller bounds the wait and cancels what it gives up."""
@@ -433,7 +444,7 @@ class Peer:
     def _try(parcels: Mapping[ProducerProxy, Parcel]) -> Accepted | None:
         if not all(producer.has_room(parcel) for producer, parcel in parcels.items()):
             return None
-        return [(producer, producer.publish(parcel)) for producer, parcel in parcels.items()]
+        return [producer.publish(parcel) for producer, parcel in parcels.items()]
 
     def _admit(self) -> None:
         """Let waiting requests in, oldest first; one that waits for its topic's share holds up only its topics."""
@@ -472,9 +483,9 @@ class Peer:
             f"({producer.down.capacity_bytes >> 20} MiB); send more slowly, or in fewer streams at once"
         )
 
-    async def wait_committed(self, accepted: Accepted, timeout: float) -> bool:
+    async def wait_committed(self, positions: Mapping[ProducerProxy, int], timeout: float) -> bool:
         """``wait_safe``: until commit has passed these positions; False when the bound passed first."""
-        missing = [(producer, end) for producer, end in accepted if producer.settle() < end]
+        missing = [(producer, end) for producer, end in positions.items() if producer.settle() < end]
         if not missing:
             return True
         waits = [producer.when_committed(end) for producer, end in missing]

@@ -55,6 +55,7 @@ class Producer:
         self._mirror = metrics.Mirror(worker.counters, metrics.WRITER_STATISTICS)
         self._unlogged: dict[PeerLink, deque[_Appended]] = {peer: deque() for peer in self._links}
         self._refused: defaultdict[tuple[str, int], list[tuple[int, Partition]]] = defaultdict(list)
+        self._unsaid: dict[PeerLink, deque[Refused]] = {peer: deque() for peer in self._links}
         self._told: dict[PeerLink, tuple[int, int]] = {}  # which limit each peer, in which incarnation, knows
         self._limits_at = 0.0
 
@@ -89,7 +90,7 @@ class Producer:
         moved = 0
         for peer in self._links:
             position = self.log.logged(peer.down.ring_id)
-            if position > peer.down.commit_position:
+            if position > peer.down.commit_position and self._say_refusals(peer):
                 self._count_logged(peer, position)
                 peer.commit(position)
                 moved += 1
@@ -122,8 +123,15 @@ class Producer:
                 packet=refusal.packet,
                 reason=refusal.reason,
             )
-            peer = self._by_ring[refusal.ring]
-            peer.try_send([encode_message(Refused(refusal.end, refusal.packet, topic, number, refusal.reason))])
+            refused = Refused(refusal.end, refusal.packet, topic, number, refusal.reason)
+            self._unsaid[self._by_ring[refusal.ring]].append(refused)
+
+    def _say_refusals(self, peer: PeerLink) -> bool:
+        """Whether all found room; until then the commit that covers them waits, since it would say that all is well."""
+        unsaid = self._unsaid[peer]
+        while unsaid and peer.try_send([encode_message(unsaid[0])]):
+            unsaid.popleft()
+        return not unsaid
 
     def _tell_limits(self) -> None:
         """To the peers; and to observers what the log counts."""
@@ -145,6 +153,7 @@ class Producer:
 
     def close(self) -> None:
         self.log.close(timeout_seconds=1.0)
+        self._report_refusals()
         self._commit()
 
 

@@ -14,11 +14,11 @@ from worker_kit import move
 
 from ma.streaming.api.v1 import api_pb2
 from ma.streaming.open_data.v1 import open_data_pb2 as data
-from trackside.data_plane import formats_feed, metrics, packet_reader, peer
+from trackside.data_plane import formats_feed, metrics, packet_reader, packet_writer, peer
 from trackside.data_plane.data_formats import event_definition
 from trackside.data_plane.door import BadRequest, Door
 from trackside.data_plane.link import FilterSpec
-from trackside.data_plane.log import END, Partition, Watermarks
+from trackside.data_plane.log import END, Partition, Refusal, Watermarks
 from trackside.data_plane.packet_reader import PacketReader
 from trackside.data_plane.peer import Accepted, LogUnavailable, Parcel
 from trackside.data_plane.reading import FILTERS_MAX, PlaceState, Reader
@@ -405,13 +405,46 @@ def test_a_cancelled_wait_for_the_log_is_given_up(bench: Bench) -> None:
     producer = bench.peer.producers[0]
 
     async def wait() -> None:
-        task = asyncio.ensure_future(bench.peer.wait_committed([(producer, producer.down.publish_position)], 30))
+        task = asyncio.ensure_future(bench.peer.wait_committed({producer: producer.down.publish_position}, 30))
         await asyncio.sleep(0)
         task.cancel()
         await asyncio.wait([task])
         assert not producer.want(False) and not producer._waits
 
     asyncio.run(wait())
+
+
+# -- refusals ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_commit_waits_for_the_refusals_that_it_covers(bench: Bench) -> None:
+    """However long the gateway takes nothing: else a client would be told that the log has what it refused."""
+    producer = bench.peer.producers[0]
+    bench.append(*map(packet, range(300)))
+    end = producer.down.publish_position
+    bench.writer.refused += [Refusal(producer.down.ring_id, end, number, CAR, "x" * 5_000) for number in range(300)]
+    for _ in range(5):
+        bench.producer.do_work()  # its up ring has room for two thirds of them
+    assert producer.down.commit_position == 0
+    for _ in range(3):
+        bench.settle(1)
+    assert producer.down.commit_position == end and len(producer.refusals) == 300
+
+
+def test_a_refusal_in_any_record_of_a_request_is_found_among_very_many(bench: Bench) -> None:
+    producer = bench.peer.producers[0]
+    unlogged = packet_writer._Unlogged(bench.peer)
+    records = [record(packet(number, 20_000)) for number in range(3)]
+    ends: list[int] = []
+    for number in range(packet_writer.UNLOGGED_LOOK):
+        (stretch,) = bench.peer.try_append({producer: Parcel(records[: 1 + number % 3])}) or ()
+        ends += [found.end for found in producer.down.walk(stretch.begin, stretch.end)]
+        if number == 500:  # of its three records the first has a packet that the log does not take
+            bench.writer.refused.append(Refusal(producer.down.ring_id, ends[-3], 0, CAR, "too large"))
+        bench.settle(1)
+        unlogged.add([stretch])
+    assert unlogged.refused is not None and unlogged.refused.reason == "too large"
+    assert unlogged._count < 5
 
 
 # -- many names -------------------------------------------------------------------------------------------------------
