@@ -100,9 +100,9 @@ class RunDirectory:
             (self.instance / "links").mkdir(mode=0o700, parents=True)
             for ring in self.topology.rings():
                 create_ring(ring.path, capacity_bytes=ring.capacity_bytes, ring_id=ring.ring_id)
-            for name, _, _ in self.topology.names:
+            for name, role, _ in self.topology.names:
                 create_liveness(self.instance / f"{name}.liveness", name)
-                create_counters(self.instance / f"{name}.counters", name)
+                create_counters(self.instance / f"{name}.counters", name, rows=self.topology.counter_rows(role))
             (self.instance / LAID_OUT).touch(mode=0o600)
         except NoSpace as error:
             raise CommandFailed(ExitCode.CANNOT_CREATE, str(error)) from None

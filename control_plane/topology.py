@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from trackside.data_plane.spec import MIB, LinkSpec, Role, Settings, SlotSpec
-from trackside.shm.layout import LIVENESS_BYTES
+from trackside.shm.layout import LIVENESS_BYTES, CountersLayout
 from trackside.shm.ring import ring_bytes
 
 __all__ = ["CONTROL_PLANE", "RECOVERY", "RingPlan", "Topology"]
@@ -22,8 +22,10 @@ GATEWAY_DATA_BYTES = 16 * MIB
 CONTROL_DATA_BYTES = 8 * MIB
 """The control plane's rings that carry packets: twice the largest record."""
 
-COUNTERS_BYTES = 256 << 10
-"""What is reckoned for one process's counters."""
+COUNTER_ROWS: dict[Role, int] = {"gateway": 8192, "producer": 3072}
+"""Rows of a process's counters: what is counted by stream and connection is bounded in the data plane, and fits."""
+
+OTHER_COUNTER_ROWS = 512
 
 OTHER_BYTES = MIB
 """Rings that carry requests and news only."""
@@ -79,12 +81,16 @@ class Topology:
             yield RingPlan(link.down, self._ring_id(link, "down"), data if to_producer else OTHER_BYTES)
             yield RingPlan(link.up, self._ring_id(link, "up"), OTHER_BYTES if to_producer else data)
 
+    @staticmethod
+    def counter_rows(role: Role) -> int:
+        return COUNTER_ROWS.get(role, OTHER_COUNTER_ROWS)
+
     def log_tables(self) -> list[str]:
         return [str(self.instance / f"{name}.log-table") for name in self._named("producer")]
 
     def shared_bytes(self) -> int:
         """What the run directory's tmpfs must have free for this shape."""
-        slots = len(self.names) * (LIVENESS_BYTES + COUNTERS_BYTES)
+        slots = sum(LIVENESS_BYTES + CountersLayout(self.counter_rows(role)).segment_bytes for _, role, _ in self.names)
         return slots + sum(ring_bytes(ring.capacity_bytes) for ring in self.rings()) + len(self.log_tables()) * MIB
 
     def _ring_id(self, link: LinkSpec, direction: str) -> str:

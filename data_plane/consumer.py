@@ -45,6 +45,9 @@ RUN_BYTES = 512 << 10
 PAST_BYTES_A_ROUND = 1 << 20
 """What is read of the past before live partitions come round again, however many readers are there."""
 
+SHOW_SECONDS = 0.25
+"""How often what this process and its log count for themselves is shown to observers."""
+
 TOPICS_SECONDS = 0.25
 """How often the list of topics is compared with what was told, while somebody watches."""
 
@@ -151,6 +154,8 @@ class Consumer:
         self._topics: dict[str, int] = {}  # all that existed at the last look
         self._topics_at = 0.0
         self._count = metrics.consumer_counters(worker.counters)
+        self._mirror = metrics.Mirror(worker.counters, metrics.READER_STATISTICS)
+        self._shown_at = 0.0
 
     # -- the duty cycle -----------------------------------------------------------------------------------------------
 
@@ -162,7 +167,19 @@ class Consumer:
         done += self._serve_past()
         done += self._send_news()
         self.worker.follow_log_state(self.log.state())
+        self._show_statistics()
         return done
+
+    def statistics(self) -> dict[str, int]:
+        """As of now: partitions followed live, those of them that wait for a data format, places in the past."""
+        feeds = sum(map(len, self._feeds.values()))
+        return {"feeds": feeds, "held": len(self._held), "past": len(self._past)}
+
+    def _show_statistics(self) -> None:
+        now = time.monotonic()
+        if now >= self._shown_at + SHOW_SECONDS:
+            self._shown_at = now
+            self._mirror.show({**self.log.statistics(), **self.statistics()})
 
     def drained(self) -> bool:
         return True

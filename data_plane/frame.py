@@ -17,6 +17,7 @@ little-endian; ``offsets`` uint64 and relative to ``start``, since a hole may be
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -28,6 +29,7 @@ __all__ = [
     "ELEMENT_BYTES_MAX",
     "FRAME_BYTES_MAX",
     "Frame",
+    "FrameTally",
     "decode_frame",
     "encode_elements",
     "encode_frame",
@@ -42,8 +44,8 @@ ELEMENT_BYTES_MAX = (4 << 20) - (32 << 10)
 """One element with its key. A response must stay under gRPC's default of 4 MiB, and a frame of one entry fits into
 half of the control plane's ring; an entry beyond that can be sent to nobody."""
 
-COLUMN_BYTES = 16
-"""What ``offsets``, ``ends`` and ``key_index`` take for one entry."""
+COLUMN_BYTES = 20
+"""What ``offsets``, ``ends``, ``key_index`` and ``sizes`` take for one entry."""
 
 SHARED_KEYS_BYTES_MAX = 64 << 10
 """A key table up to this size is the same for all frames of a run; of a larger one each gets what it needs."""
@@ -51,8 +53,20 @@ SHARED_KEYS_BYTES_MAX = 64 << 10
 Bits = NDArray[np.bool_]
 
 
+class FrameTally(NamedTuple):
+    """What a reader gets of one frame, in numbers: packets that pass its session filter, how many of them its data
+    filter, too, and the former by session key: (key, packets, bytes); a key may stand there more than once."""
+
+    read: int
+    chosen: int
+    by_key: list[tuple[bytes, int, int]]
+
+
 class Frame(msgspec.Struct, array_like=True, dict=True):
-    """See the picture above. ``label`` is the stream that its elements name; ``keys`` holds (key, identity) rows; ``filters`` maps a filter's number to its bits."""
+    """See the picture above. ``label`` is the stream that its elements name; ``keys`` holds (key, identity) rows; ``filters`` maps a filter's number to its bits.
+
+    For who counts: ``sizes`` has the bytes of each packet, ``logged_ns`` is when the log got the first (UTC).
+    """
 
     topic: str
     number: int
@@ -66,6 +80,8 @@ class Frame(msgspec.Struct, array_like=True, dict=True):
     keys: list[tuple[bytes, bytes]]
     filters: dict[int, bytes]
     elements: bytes
+    sizes: bytes = b""
+    logged_ns: int = 0
 
     @property
     def partition(self) -> Partition:
@@ -90,6 +106,28 @@ class Frame(msgspec.Struct, array_like=True, dict=True):
         if cut is None:
             cut = cache[wanted] = self._take(self._select(*wanted))
         return cut
+
+    def tally(
+        self, first_offset: int, key: bytes | None, filter_number: int | None, until: int | None = None
+    ) -> FrameTally:
+        """The numbers to :meth:`cut`, shared like its result."""
+        cache: dict[object, FrameTally] = self.__dict__.setdefault("tallies", {})
+        wanted = (max(first_offset, self.start), key, filter_number, until)
+        tally = cache.get(wanted)
+        if tally is None:
+            tally = cache[wanted] = self._tally(*wanted)
+        return tally
+
+    def _tally(self, first_offset: int, key: bytes | None, filter_number: int | None, until: int | None) -> FrameTally:
+        passed = self._select(first_offset, key, None, until)
+        read = chosen = int(np.count_nonzero(passed))
+        if filter_number is not None:
+            chosen = int(np.count_nonzero(passed & np.frombuffer(self.filters[filter_number], np.bool_)))
+        rows = np.frombuffer(self.key_index, np.uint32)[passed]
+        counts = np.bincount(rows, minlength=len(self.keys))
+        bytes_ = np.bincount(rows, np.frombuffer(self.sizes, np.uint32)[passed], len(self.keys))
+        used = np.flatnonzero(counts).tolist()
+        return FrameTally(read, chosen, [(self.keys[row][0], int(counts[row]), int(bytes_[row])) for row in used])
 
     def _select(self, first_offset: int, key: bytes | None, filter_number: int | None, until: int | None) -> Bits:
         offsets = np.frombuffer(self.offsets, np.uint64)
@@ -188,6 +226,8 @@ def frames_of(run: Run, label: str, filters: Mapping[int, list[bool]]) -> tuple[
     if oversize:
         elements = [elements[i] for i in keep.tolist()]
     sizes, rows, weights = sizes[keep], rows[keep], weights[keep] + COLUMN_BYTES + len(filters)
+    value_sizes = np.fromiter(map(len, run.values), np.uint32, len(run.values))[keep]
+    times_ns = run.times_ns if not oversize else [run.times_ns[i] for i in keep.tolist()]
     offsets = np.asarray(run.offsets, np.int64)[keep]
     bits = {number: np.asarray(answer, np.bool_)[keep] for number, answer in filters.items()}
     frames = []
@@ -210,6 +250,8 @@ def frames_of(run: Run, label: str, filters: Mapping[int, list[bool]]) -> tuple[
                 keys,
                 {number: answer[first:last].tobytes() for number, answer in bits.items()},
                 b"".join(elements[first:last]),
+                value_sizes[first:last].tobytes(),
+                times_ns[first] if last > first else 0,
             )
         )
         if last == len(elements):

@@ -24,6 +24,7 @@ from trackside.data_plane.packet_reader import PacketReader
 from trackside.data_plane.packet_writer import PacketWriter
 from trackside.data_plane.peer import Peer
 from trackside.data_plane.routing import Routing
+from trackside.data_plane.stream_metrics import published_counters
 from trackside.data_plane.worker import Worker
 from trackside.protos import internal_pb2
 from trackside.shm.liveness import WorkerState
@@ -59,8 +60,13 @@ class Gateway(grpc.GenericRpcHandler):
         routing = Routing(settings)
         self._control = ControlCalls(worker)
         self._notifications = Notifications()
-        self._writer = PacketWriter(self.peer, Door(routing, self.peer, settings), settings, counters)
+        refusals = metrics.refusal_counters(worker.counters)
+        published = published_counters(worker.counters, routing)
+        self._writer = PacketWriter(
+            self.peer, Door(routing, self.peer, settings), settings, counters, refusals, published
+        )
         self._reader = PacketReader(self.peer, routing, settings, self._control.look_up, counters)
+        self._mirror = metrics.Mirror(worker.counters, metrics.READERS_STATISTICS)
         self._health = health.aio.HealthServicer()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._draining = False
@@ -197,6 +203,7 @@ class Gateway(grpc.GenericRpcHandler):
                     health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
                 )
                 await self._health.set(service, status)
+            self._mirror.show(self.peer.readers.statistics())
             await asyncio.sleep(HEALTH_SECONDS)
 
     def _ready_roles(self) -> set[str]:

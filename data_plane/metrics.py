@@ -27,6 +27,7 @@ __all__ = [
     "METRICS",
     "PUBLISHED",
     "READ",
+    "READERS_STATISTICS",
     "READER_STATISTICS",
     "RECEIVED",
     "RECEIVED_BYTES",
@@ -42,6 +43,7 @@ __all__ = [
     "gateway_counters",
     "latency",
     "producer_counters",
+    "read_refusal_counters",
     "refusal_counters",
 ]
 
@@ -160,17 +162,28 @@ GATEWAY = (
     _counter("trackside_gateway_held_back_total", "Write requests that had to wait for room in a ring."),
     _counter("trackside_gateway_held_back_seconds_total", "How long those requests waited, all together."),
     _gauge("trackside_gateway_readers", "Open read streams."),
-    _gauge("trackside_gateway_places", "Partitions that open reads follow: live, past or paused.", "state"),
-    _gauge("trackside_gateway_reader_bytes", "What all readers together have unsent."),
-    _gauge("trackside_gateway_reader_bytes_max", "What the slowest reader has unsent; look at ReaderBufferBytes."),
     _counter("trackside_gateway_responses_total", "Read responses sent."),
     _counter("trackside_gateway_response_bytes_total", "Bytes of read responses sent."),
     _counter("trackside_gateway_delivered_total", "Packets in those responses, of open and closed connections."),
-    _counter("trackside_gateway_gaps_total", "Times that a reader missed a live frame and asked the log for it."),
-    _counter("trackside_gateway_slow_total", "Times that a reader was too slow for the live feed and left it."),
-    _counter("trackside_gateway_jumps_total", "Times that a reader met another log than before and began anew."),
     LOGGED_TO_SENT,
 )
+READERS_STATISTICS = {
+    "reader_bytes": _gauge("trackside_gateway_reader_bytes", "What all readers together have unsent."),
+    "reader_bytes_max": _gauge(
+        "trackside_gateway_reader_bytes_max", "What the slowest reader has unsent; look at ReaderBufferBytes."
+    ),
+    "live_places": _gauge("trackside_gateway_live_places", "Partitions that open reads follow at the live end."),
+    "past_places": _gauge("trackside_gateway_past_places", "Partitions that open reads are being sent from the past."),
+    "paused_places": _gauge(
+        "trackside_gateway_paused_places", "Partitions of open reads that wait until their client has taken something."
+    ),
+    "gaps": _counter("trackside_gateway_gaps_total", "Times that a reader missed a live frame and asked for it."),
+    "slow": _counter("trackside_gateway_slow_total", "Times that a reader was too slow for the live feed and left it."),
+    "jumps": _counter(
+        "trackside_gateway_jumps_total", "Times that a reader met another log than before and began anew."
+    ),
+}
+"""What :meth:`Readers.statistics` tells."""
 
 # --- producers -----------------------------------------------------------------------------------------------------
 
@@ -230,12 +243,12 @@ CONSUMER = (
         "trackside_consumer_stale_requests_total",
         "Requests of a peer's predecessor, or meant for a consumer's; dropped.",
     ),
-    _counter("trackside_consumer_fetches_total", "Reads of the log, whatever the number of readers."),
-    _gauge("trackside_consumer_feeds", "Partitions followed at their live end."),
-    _gauge("trackside_consumer_past", "Places of readers that are behind the live end."),
-    _gauge("trackside_consumer_held", "Partitions that wait for a data format which a filter has to know."),
 )
 READER_STATISTICS = {
+    "feeds": _gauge("trackside_consumer_feeds", "Partitions followed at their live end."),
+    "past": _gauge("trackside_consumer_past", "Places of readers that are behind the live end."),
+    "held": _gauge("trackside_consumer_held", "Partitions that wait for a data format which a filter has to know."),
+    "fetches": _counter("trackside_consumer_fetches_total", "Reads of the log, whatever the number of readers."),
     "fetched_bytes": _counter("trackside_log_fetched_bytes_total", "Bytes that those reads brought."),
     "entries": _counter("trackside_log_entries_read_total", "Entries that those reads brought."),
     "undecodable": _counter(
@@ -250,11 +263,11 @@ READER_STATISTICS = {
     "faults": _counter("trackside_log_faults_total", "Errors of single partitions while reading from Kafka."),
     "dropped": _counter("trackside_log_dropped_bytes_total", "Bytes that were fetched from Kafka in vain."),
 }
-"""What :meth:`LogReader.statistics` tells; ``fetches`` is trackside_consumer_fetches_total."""
+"""What :meth:`Consumer.statistics` and :meth:`LogReader.statistics` tell."""
 
 GROUPS: dict[str, tuple[Metric, ...]] = {
     "reference": REFERENCE,
-    "gateway": GATEWAY,
+    "gateway": (*GATEWAY, *READERS_STATISTICS.values()),
     "producer": (*PRODUCER, *WRITER_STATISTICS.values()),
     "consumer": (*CONSUMER, *READER_STATISTICS.values()),
 }
@@ -274,10 +287,6 @@ class ConsumerCounters(NamedTuple):
     marks: Counter
     oversize: Counter
     stale_requests: Counter
-    fetches: Counter
-    feeds: Counter
-    past: Counter
-    held: Counter
 
 
 class GatewayCounters(NamedTuple):
@@ -288,14 +297,9 @@ class GatewayCounters(NamedTuple):
     held_back: Counter
     held_back_seconds: Counter  # nanoseconds
     readers: Counter
-    reader_bytes: Counter
-    reader_bytes_max: Counter
     responses: Counter
     response_bytes: Counter
     delivered: Counter
-    gaps: Counter
-    slow: Counter
-    jumps: Counter
 
 
 def _counters(table: CounterTable, role: str, fields: tuple[str, ...]) -> list[Counter]:
@@ -319,8 +323,14 @@ def gateway_counters(table: CounterTable) -> GatewayCounters:
 
 
 def refusal_counters(table: CounterTable) -> Mapping[str, Counter]:
-    """By status of the refusal, all there from the start."""
+    """Of writes, by status of the refusal, all there from the start."""
     metric = METRICS["trackside_gateway_refused_total"]
+    return {reason: table.counter(metric, reason=reason) for reason in REFUSALS}
+
+
+def read_refusal_counters(table: CounterTable) -> Mapping[str, Counter]:
+    """The same of reads."""
+    metric = METRICS["trackside_gateway_refused_reads_total"]
     return {reason: table.counter(metric, reason=reason) for reason in REFUSALS}
 
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import grpc
 import msgspec
@@ -19,9 +21,10 @@ from ma.streaming.api.v1 import api_pb2
 from trackside.data_plane.filtering import BadPattern, DataPacketFilter
 from trackside.data_plane.link import FilterSpec
 from trackside.data_plane.log import END, Partition
-from trackside.data_plane.metrics import GatewayCounters
+from trackside.data_plane.metrics import LOGGED_TO_SENT, GatewayCounters, latency, read_refusal_counters
 from trackside.data_plane.peer import LogUnavailable, Peer
-from trackside.data_plane.reading import FILTERS_MAX, RESPONSE_BYTES_MAX, Reader
+from trackside.data_plane.reader_metrics import ReaderMetrics
+from trackside.data_plane.reading import FILTERS_MAX, RESPONSE_BYTES_MAX, Reader, Tally
 from trackside.data_plane.routing import BadName, Routing
 from trackside.data_plane.spec import Settings
 
@@ -50,7 +53,8 @@ class _TooMuch(Exception):
 class _Read:
     """One call, from its first look-up on. What it holds is given back when it ends, however it ends."""
 
-    def __init__(self) -> None:
+    def __init__(self, connection: int) -> None:
+        self.connection = connection
         self.reader: Reader | None = None
         self.watched: str | None = None  # the data source whose topics are followed for it
         self.closed = False  # its connection was closed
@@ -65,6 +69,10 @@ class PacketReader:
         self._settings = settings
         self._look_up = look_up
         self._count = counters
+        table = peer.worker.counters
+        self._refusals = read_refusal_counters(table)
+        self._latency = latency(table, LOGGED_TO_SENT)
+        self._metrics = ReaderMetrics(table, settings.metrics_per_connection)
         self._by_connection: defaultdict[int, set[_Read]] = defaultdict(set)
         self._growing: defaultdict[str, dict[_Read, api_pb2.ConnectionDetails]] = defaultdict(dict)
         peer.on_topics.append(self._on_topics)
@@ -97,10 +105,12 @@ class PacketReader:
             read.closed = True
             if read.reader is not None:
                 self._peer.readers.end(read.reader)
+        if connection not in self._by_connection:
+            self._metrics.forget(connection)
 
     def open_connections(self) -> set[int]:
-        """Connections that are read here."""
-        return set(self._by_connection)
+        """Connections that are read here, or were and have counters that end with them."""
+        return set(self._by_connection) | self._metrics.connections()
 
     # -- one call -----------------------------------------------------------------------------------------------------
 
@@ -113,22 +123,26 @@ class PacketReader:
     ) -> None:
         if not call.HasField("connection"):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"{field}: missing; make one with NewConnection")
-        read = _Read()
+        read = _Read(call.connection.id)
         # Before the look-up: a connection that is closed after it was found ends this read, too.
-        self._by_connection[call.connection.id].add(read)
+        self._by_connection[read.connection].add(read)
         try:
-            details = await self._look_up(call.connection.id)
+            details = await self._look_up(read.connection)
             if details is not None:
                 await open_reader(read, details)
                 await self._send(read, context)
         except (_BadRead, BadName) as error:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+            await self._refuse(grpc.StatusCode.INVALID_ARGUMENT, error, context)
         except _TooMuch as error:
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
+            await self._refuse(grpc.StatusCode.RESOURCE_EXHAUSTED, error, context)
         except LogUnavailable as error:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
+            await self._refuse(grpc.StatusCode.UNAVAILABLE, error, context)
         finally:
-            self._close(read, call.connection.id)
+            self._close(read)
+
+    async def _refuse(self, status: grpc.StatusCode, error: Exception, context: Context) -> None:
+        self._refusals[status.name.lower()].add(1)
+        await context.abort(status, str(error))
 
     async def _send(self, read: _Read, context: Context) -> None:
         """Responses as long as the reader lives: everything that is ready in one, without waiting, unless batching."""
@@ -149,9 +163,16 @@ class PacketReader:
                 await self._gather(reader)
             response = reader.take()
             await context.write(response)
-            self._count.responses.add(1)
-            self._count.response_bytes.add(len(response))
+            self._count_sent(reader, len(response))
             self._peer.readers.sent(reader)
+
+    def _count_sent(self, reader: Reader, size: int) -> None:
+        packets, logged_ns = reader.count_sent()
+        self._count.responses.add(1)
+        self._count.response_bytes.add(size)
+        self._count.delivered.add(packets)
+        if logged_ns:
+            self._latency.observe(time.time_ns() - logged_ns)
 
     async def _gather(self, reader: Reader) -> None:
         """Wait up to BatchingTimeMs for BatchingSizesKb, from the first packet that is pending."""
@@ -166,12 +187,14 @@ class PacketReader:
             except TimeoutError:
                 return
 
-    def _close(self, read: _Read, connection: int) -> None:
-        self._by_connection[connection].discard(read)
-        if not self._by_connection[connection]:
-            del self._by_connection[connection]
+    def _close(self, read: _Read) -> None:
+        self._by_connection[read.connection].discard(read)
+        if not self._by_connection[read.connection]:
+            del self._by_connection[read.connection]
         if read.reader is not None:
             self._peer.readers.close(read.reader)
+        if read.closed and read.connection not in self._by_connection:
+            self._metrics.forget(read.connection)  # nobody counts for it any more
         if read.watched is not None:
             self._peer.unwatch_topics(read.watched)
             self._growing[read.watched].pop(read, None)
@@ -179,12 +202,24 @@ class PacketReader:
                 del self._growing[read.watched]
         self._count.readers.set(len(self._peer.readers))
 
-    def _open(self, read: _Read, details: api_pb2.ConnectionDetails, filter_spec: FilterSpec | None = None) -> Reader:
+    def _open(
+        self,
+        read: _Read,
+        details: api_pb2.ConnectionDetails,
+        tally_of: Callable[[str], Tally],
+        filter_spec: FilterSpec | None = None,
+    ) -> Reader:
         """Raises _TooMuch."""
         if filter_spec is not None and not self._peer.readers.takes(filter_spec):
             raise _TooMuch(f"{FILTERS_MAX} different filters are in use here; share one, or end another read")
-        read.reader = self._peer.readers.open(key=_key_of(details), filter_spec=filter_spec)
+        read.reader = self._peer.readers.open(key=_key_of(details), filter_spec=filter_spec, tally_of=tally_of)
         return read.reader
+
+    def _open_counted(self, read: _Read, details: api_pb2.ConnectionDetails, filter_spec: FilterSpec | None) -> Reader:
+        """A reader that is counted by stream. Raises _TooMuch."""
+        return self._open(
+            read, details, partial(self._metrics.stream, read.connection, details.data_source), filter_spec
+        )
 
     # -- what a connection wants --------------------------------------------------------------------------------------
 
@@ -195,7 +230,7 @@ class PacketReader:
         if not details.streams:
             await self._open_all_streams(read, details, filter_spec)
             return
-        reader = self._open(read, details, filter_spec)
+        reader = self._open_counted(read, details, filter_spec)
         if not details.exclude_main_stream:
             self._join(reader, details.data_source, self._routing.route(details.data_source, ""), details.main_offset)
         for index, stream in enumerate(details.streams):
@@ -218,7 +253,7 @@ class PacketReader:
         self._peer.watch_topics(data_source)
         read.watched = data_source
         topics = await self._topics(data_source)
-        reader = self._open(read, details, filter_spec)
+        reader = self._open_counted(read, details, filter_spec)
         if not details.exclude_main_stream:
             self._join(reader, data_source, self._routing.route(data_source, ""), details.main_offset)
         self._grow(reader, details, topics, END if details.main_offset < 0 else 0)
@@ -261,7 +296,8 @@ class PacketReader:
         if not details.session_key:
             until = (await self._peer.watermarks([partition], ANSWER_SECONDS))[partition].end
             offset = until if offset == END else offset
-        self._peer.readers.join(self._open(read, details), partition, offset, until=until)
+        tally = self._metrics.essentials(read.connection, details.data_source)
+        self._peer.readers.join(self._open(read, details, lambda _: tally), partition, offset, until=until)
 
 
 def _key_of(details: api_pb2.ConnectionDetails) -> bytes | None:

@@ -8,6 +8,7 @@ then it is OK all the same.
 from __future__ import annotations
 
 import asyncio
+import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -19,6 +20,8 @@ from trackside.data_plane.link import Refused
 from trackside.data_plane.metrics import GatewayCounters
 from trackside.data_plane.peer import Accepted, LogUnavailable, Peer, ProducerProxy, RingFull, Stretch
 from trackside.data_plane.spec import Settings
+from trackside.data_plane.stream_metrics import StreamCounters
+from trackside.shm.counters import Counter
 
 __all__ = ["ACCEPTED_TRAILER", "ACK_METADATA", "PacketWriter"]
 
@@ -83,11 +86,22 @@ def _refused_of(producer: ProducerProxy, stretches: list[Stretch]) -> Refused | 
 
 
 class PacketWriter:
-    def __init__(self, peer: Peer, door: Door, settings: Settings, counters: GatewayCounters) -> None:
+    def __init__(
+        self,
+        peer: Peer,
+        door: Door,
+        settings: Settings,
+        counters: GatewayCounters,
+        refusals: Mapping[str, Counter],
+        published: StreamCounters,
+    ) -> None:
+        """``refusals`` has a counter for each of ``metrics.REFUSALS``."""
         self._peer = peer
         self._door = door
         self._settings = settings
         self._count = counters
+        self._refusals = refusals
+        self._published = published
 
     async def write_data_packet(self, request: bytes, context: Context) -> bytes:
         return await self._unary(self._door.data_packet, request, context)
@@ -109,7 +123,7 @@ class PacketWriter:
                 unlogged.add(accepted)
                 await self._logged(_ends(accepted), context, unlogged)
         except (BadRequest, RingFull, LogUnavailable, _NotLogged) as error:
-            await context.abort(_status(error), str(error))
+            await context.abort(self._status(error), str(error))
         return b""
 
     async def _stream(self, parse: Parse, context: Context) -> bytes:
@@ -129,7 +143,7 @@ class PacketWriter:
             else:
                 await self._peer.wait_committed(last, self._bound(context))
         except (BadRequest, RingFull, LogUnavailable, _NotLogged) as error:
-            await context.abort(_status(error), str(error), ((ACCEPTED_TRAILER, str(messages)),))
+            await context.abort(self._status(error), str(error), ((ACCEPTED_TRAILER, str(messages)),))
         except asyncio.CancelledError:
             # The client has gone, or this gateway drains: then it is told how far it got.
             context.set_trailing_metadata(((ACCEPTED_TRAILER, str(messages)),))
@@ -139,12 +153,22 @@ class PacketWriter:
     async def _accept(self, parcels: Parcels, context: Context) -> Accepted:
         accepted = self._peer.try_append(parcels)
         if accepted is None:
-            accepted = await self._peer.append(parcels, self._bound(context))
+            accepted = await self._wait_for_room(parcels, context)
         self._count.messages.add(1)
         for parcel in parcels.values():
             self._count.packets.add(parcel.packets)
             self._count.bytes.add(parcel.bytes)
+            for route, packets in parcel.rows:
+                self._published.of(route)[0].add(packets)
         return accepted
+
+    async def _wait_for_room(self, parcels: Parcels, context: Context) -> Accepted:
+        begun = time.monotonic_ns()
+        try:
+            return await self._peer.append(parcels, self._bound(context))
+        finally:
+            self._count.held_back.add(1)
+            self._count.held_back_seconds.add(time.monotonic_ns() - begun)
 
     async def _logged(self, last: Mapping[ProducerProxy, int], context: Context, unlogged: _Unlogged) -> None:
         """Until the log has everything up to ``last``. Raises _NotLogged."""
@@ -167,13 +191,18 @@ class PacketWriter:
         bound = self._settings.write_wait_seconds
         return bound if remaining is None else max(0.0, min(bound, remaining - DEADLINE_RESERVE_SECONDS))
 
-
-def _status(error: Exception) -> grpc.StatusCode:
-    if isinstance(error, BadRequest):
-        return grpc.StatusCode.INVALID_ARGUMENT
-    if isinstance(error, RingFull):
-        return grpc.StatusCode.RESOURCE_EXHAUSTED
-    return grpc.StatusCode.UNAVAILABLE
+    def _status(self, error: Exception) -> grpc.StatusCode:
+        """Status of a call that ends here. Counted as a refusal, unless the request was accepted all the same."""
+        status = grpc.StatusCode.UNAVAILABLE
+        if isinstance(error, BadRequest):
+            status = grpc.StatusCode.INVALID_ARGUMENT
+        elif isinstance(error, RingFull):
+            status = grpc.StatusCode.RESOURCE_EXHAUSTED
+        if isinstance(error, _NotLogged):
+            self._count.not_logged.add(1)
+        else:
+            self._refusals[status.name.lower()].add(1)
+        return status
 
 
 def _ends(accepted: Accepted) -> dict[ProducerProxy, int]:

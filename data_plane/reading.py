@@ -20,18 +20,18 @@ from __future__ import annotations
 import asyncio
 import enum
 import itertools
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
 
-from trackside.data_plane.frame import Frame
+from trackside.data_plane.frame import Frame, FrameTally
 from trackside.data_plane.link import FilterSpec, ForgetFilter, Leave, Mark, Message, Slice, SliceEnd, number_of
 from trackside.data_plane.log import END, Partition
 from trackside.data_plane.spec import Settings
 
-__all__ = ["FILTERS_MAX", "RESPONSE_BYTES_MAX", "Place", "PlaceState", "Reader", "Readers"]
+__all__ = ["FILTERS_MAX", "RESPONSE_BYTES_MAX", "Place", "PlaceState", "Reader", "Readers", "Tally"]
 
 RESPONSE_BYTES_MAX = (4 << 20) - 512
 """A response stays under gRPC's default of 4 MiB (A2), with room for what another encoder might add."""
@@ -48,6 +48,20 @@ class Requests(Protocol):
     def send(self, message: Message) -> None: ...
 
 
+class Tally(Protocol):
+    """Who counts what a reader gets of one stream."""
+
+    def on_read(self, tally: FrameTally) -> None:
+        """A frame came, of which the reader gets so much."""
+
+    def on_sent(self, packets: int) -> None:
+        """So much of it was handed to the transport."""
+
+
+_Counted = tuple["Tally | None", int, int]
+"""What is known of a pending chunk: who counts it, how many packets it has, ``logged_ns`` of its frame if it came live."""
+
+
 class PlaceState(enum.Enum):
     LIVE = enum.auto()
     PAST = enum.auto()
@@ -57,7 +71,7 @@ class PlaceState(enum.Enum):
 class Place:
     """One reader in one partition. ``next_offset`` only grows while ``log`` stays the same."""
 
-    __slots__ = ("known", "label", "log", "next_offset", "partition", "reader", "state", "until")
+    __slots__ = ("known", "label", "log", "next_offset", "partition", "reader", "state", "tally", "until")
 
     def __init__(self, reader: Reader, partition: Partition, label: str, offset: int, until: int | None) -> None:
         self.reader = reader
@@ -68,6 +82,7 @@ class Place:
         self.log = b""
         self.state = PlaceState.PAUSED
         self.known = False  # to the consumer, which has to be told when it is wanted no more
+        self.tally = reader.tally_of(label) if reader.tally_of is not None else None
 
     @property
     def finished(self) -> bool:
@@ -78,7 +93,7 @@ class Reader:
     """One open read stream: what it wants, where it is, what waits to be sent.
 
     ``key`` is the session filter on the Kafka key (None: every session). ``on_frame`` replaces the byte buffer for
-    readers inside the server (folds), which want frames as they are.
+    readers inside the server (folds), which want frames as they are. ``tally_of`` gives who counts a stream.
     """
 
     def __init__(
@@ -88,6 +103,7 @@ class Reader:
         filter_spec: FilterSpec | None,
         settings: Settings,
         on_frame: Callable[[Frame, int, bool], None] | None = None,
+        tally_of: Callable[[str], Tally] | None = None,
     ) -> None:
         self.number = number
         self.key = key
@@ -95,11 +111,14 @@ class Reader:
         self.buffer_bytes = settings.reader_buffer_bytes
         self.slice_bytes = settings.slice_bytes
         self.on_frame = on_frame
+        self.tally_of = tally_of
         self.places: dict[Partition, Place] = {}
         self.promised: set[Place] = set()  # their slices are on the way and may bring something
         self.waiting: dict[Place, None] = {}  # for room, in line
         self.pending: deque[bytes] = deque()
         self.pending_bytes = 0
+        self._counted: deque[_Counted] = deque()  # one for each of ``pending``
+        self._in_hand: list[_Counted] = []
         self.wake = asyncio.Event()
         self.closed = False  # ends with OK once what is pending was sent
         self.jumps = 0  # times the log was another one than before
@@ -118,10 +137,17 @@ class Reader:
         """For one more slice."""
         return self.pending_bytes + (len(self.promised) + 1) * self.slice_bytes <= self.buffer_bytes
 
-    def push(self, elements: bytes) -> None:
+    def push(self, elements: bytes, tally: Tally | None = None, packets: int = 0, logged_ns: int = 0) -> None:
+        """``logged_ns``: when the log got the first of these packets (UTC); 0 where that was long ago."""
         self.pending.append(elements)
+        self._counted.append((tally, packets, logged_ns))
         self.pending_bytes += len(elements)
         self.wake.set()
+
+    def drop_pending(self) -> None:
+        self.pending.clear()
+        self._counted.clear()
+        self.pending_bytes = 0
 
     def take(self) -> bytes:
         """Everything pending that one response can carry."""
@@ -134,7 +160,21 @@ class Reader:
             chunks.append(chunk)
             size += len(chunk)
         self.pending_bytes -= size
+        self._in_hand = [self._counted.popleft() for _ in chunks]
         return first if len(chunks) == 1 else b"".join(chunks)
+
+    def count_sent(self) -> tuple[int, int]:
+        """What was taken last is sent: count it. Returns how many packets, and when the log got the oldest of those
+        that came live (UTC; 0: none did)."""
+        sent, oldest_ns = 0, 0
+        for tally, packets, logged_ns in self._in_hand:
+            sent += packets
+            if tally is not None:
+                tally.on_sent(packets)
+            if logged_ns and (not oldest_ns or logged_ns < oldest_ns):
+                oldest_ns = logged_ns
+        self._in_hand = []
+        return sent, oldest_ns
 
 
 class Readers:
@@ -149,9 +189,26 @@ class Readers:
         self._readers: dict[int, Reader] = {}
         self._filters: dict[int, tuple[FilterSpec, set[Reader]]] = {}  # those in use, and who uses them
         self.gaps = 0  # slices asked for because a frame began beyond a reader
+        self.slow = 0  # places that left the live feed because their reader was full
+        self.jumps = 0  # times that a place met another log
 
     def __len__(self) -> int:
         return len(self._readers)
+
+    def statistics(self) -> dict[str, int]:
+        """As of now: bytes that all readers and the slowest have unsent, places by state; counts since the start."""
+        unsent = [reader.pending_bytes for reader in self._readers.values()]
+        states = Counter(place.state for places in self._places.values() for place in places.values())
+        return {
+            "reader_bytes": sum(unsent),
+            "reader_bytes_max": max(unsent, default=0),
+            "live_places": states[PlaceState.LIVE],
+            "past_places": states[PlaceState.PAST],
+            "paused_places": states[PlaceState.PAUSED],
+            "gaps": self.gaps,
+            "slow": self.slow,
+            "jumps": self.jumps,
+        }
 
     # -- opened and closed by the peer --------------------------------------------------------------------------------
 
@@ -161,10 +218,11 @@ class Readers:
         key: bytes | None = None,
         filter_spec: FilterSpec | None = None,
         on_frame: Callable[[Frame, int, bool], None] | None = None,
+        tally_of: Callable[[str], Tally] | None = None,
     ) -> Reader:
         """A reader of nothing yet; :meth:`join` gives it partitions. With a filter only after :meth:`takes`."""
         number = number_of(self._epoch, next(self._numbers))
-        reader = Reader(number, key, filter_spec, self._settings, on_frame)
+        reader = Reader(number, key, filter_spec, self._settings, on_frame, tally_of)
         self._readers[number] = reader
         if filter_spec is not None:
             self._use(filter_spec, reader)
@@ -207,7 +265,7 @@ class Readers:
     def close(self, reader: Reader) -> None:
         """Forget the reader at once; its consumers are told."""
         self.end(reader)
-        reader.pending.clear()
+        reader.drop_pending()
         self._readers.pop(reader.number, None)
 
     def end(self, reader: Reader) -> None:
@@ -243,6 +301,7 @@ class Readers:
             # Of no use, or no room for it. A place in the past learns that from the end of its slice.
             if place.state is PlaceState.LIVE:
                 self.gaps += beyond
+                self.slow += not beyond and reader.is_full
                 self._want(place)
             return
         self._deliver(place, frame, number)
@@ -252,13 +311,24 @@ class Readers:
         place.next_offset = frame.next_offset
         if reader.on_frame is not None:
             reader.on_frame(frame, first, False)
-        elif chunk := frame.cut(first, reader.key, number, place.until):
-            reader.push(chunk)
+        else:
+            self._hand_over(place, frame, first, number)
         if place.finished:
             self._forget(place)
             reader.wake.set()
         elif place.state is PlaceState.LIVE and reader.is_full:
+            self.slow += 1
             self._want(place)
+
+    @staticmethod
+    def _hand_over(place: Place, frame: Frame, first: int, number: int | None) -> None:
+        reader, packets = place.reader, 0
+        if place.tally is not None:
+            tally = frame.tally(first, reader.key, number, place.until)
+            place.tally.on_read(tally)
+            packets = tally.chosen
+        if chunk := frame.cut(first, reader.key, number, place.until):
+            reader.push(chunk, place.tally, packets, frame.logged_ns if place.state is PlaceState.LIVE else 0)
 
     def _meet(self, place: Place, frame: Frame) -> None:
         """The first frame says which log this is; another one later means that offsets start anew."""
@@ -267,6 +337,7 @@ class Readers:
         if first_meeting:
             return
         place.reader.jumps += 1
+        self.jumps += 1
         place.next_offset = 0
         if place.state is PlaceState.PAST:
             place.state = PlaceState.LIVE  # so that the gap, if there is one, is asked for

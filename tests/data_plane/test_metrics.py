@@ -71,11 +71,11 @@ def test_the_tuples_of_counters_are_rows_of_the_table(path: Path) -> None:
     table = CounterTable(path)
     metrics.gateway_counters(table).held_back.add(3)
     metrics.producer_counters(table).refused.add(4)
-    metrics.consumer_counters(table).feeds.set(5)
+    metrics.consumer_counters(table).marks.add(5)
     assert set(metrics.refusal_counters(table)) == set(metrics.REFUSALS)
     found = {name: value for name, labels, value in read_counters(path) if not labels}
     assert found["trackside_gateway_held_back_total"] == 3
-    assert found["trackside_producer_refused_total"] == 4 and found["trackside_consumer_feeds"] == 5
+    assert found["trackside_producer_refused_total"] == 4 and found["trackside_consumer_marks_total"] == 5
 
 
 def test_mirrored_counts_go_on_over_incarnations(path: Path) -> None:
@@ -223,7 +223,7 @@ def append(bench: Bench, *packets: bytes, essentials: str = "", routes: tuple[st
     record = Record(table, [index % len(table) for index in range(len(packets))], list(packets))
     accepted = bench.peer.try_append({bench.peer.producers[0]: Parcel([record])})
     assert accepted is not None
-    return accepted[0][1]
+    return accepted[0][-1]
 
 
 def test_routed_means_logged(bench: Bench) -> None:
