@@ -63,7 +63,9 @@ class ControlCalls:
             ],
         )
         self._stub = internal_pb2_grpc.ControlPlaneStub(self._channel)
-        self._calls: dict[str, grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]] = {method: self._channel.unary_unary(method) for method in PASSED_METHODS}
+        self._calls: dict[str, grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]] = {
+            method: self._channel.unary_unary(method) for method in PASSED_METHODS
+        }
 
     async def close(self) -> None:
         await self._channel.close(grace=0)
@@ -179,9 +181,9 @@ class Notifications:
     async def _serve(self, subscribers: defaultdict[str, set[_Subscriber]], data_source: str, context: Context) -> None:
         subscriber = _Subscriber()
         subscribers[data_source].add(subscriber)
-        # Headers now: a client that has them knows that it misses no session from here on.
-        await context.send_initial_metadata(())
         try:
+            # Headers now: a client that has them knows that it misses no session from here on.
+            await context.send_initial_metadata(())
             while not subscriber.overrun.is_set():
                 await context.write(await subscriber.events.get())
             await context.abort(

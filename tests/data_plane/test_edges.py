@@ -15,6 +15,7 @@ from worker_kit import move
 from ma.streaming.api.v1 import api_pb2
 from ma.streaming.open_data.v1 import open_data_pb2 as data
 from trackside.data_plane import formats_feed, metrics, packet_reader, packet_writer, peer
+from trackside.data_plane.control_calls import Notifications
 from trackside.data_plane.data_formats import event_definition
 from trackside.data_plane.door import BadRequest, Door
 from trackside.data_plane.link import FilterSpec
@@ -533,3 +534,22 @@ def test_a_filter_whose_formats_are_being_loaded_holds_up_nobody_else_and_misses
     bench.settle(40)
     assert numbers(filtered) == [1] and filtered.places[CAR].state is PlaceState.LIVE
     assert len(bench.consumer._feeds[CAR]) == 1
+
+
+# -- notifications ----------------------------------------------------------------------------------------------------
+
+
+def test_a_subscriber_that_goes_at_once_leaves_nothing_behind() -> None:
+    class Gone:
+        async def send_initial_metadata(self, _: object) -> None:
+            raise asyncio.CancelledError
+
+    notifications = Notifications()
+
+    async def subscribe() -> None:
+        request = api_pb2.GetSessionStartNotificationRequest(data_source="Car").SerializeToString()
+        with pytest.raises(asyncio.CancelledError):
+            await notifications.starts(request, Gone())
+
+    asyncio.run(subscribe())
+    assert not notifications._started
