@@ -139,12 +139,18 @@ class LogWriter(Protocol):
 class Cursor(Protocol):
     """A position in one partition that moves on as it is read. Made by :meth:`LogReader.open`."""
 
-    partition: Partition
-    next_offset: int
-    """Offset of the next entry to come; END while it is not known yet."""
+    @property
+    def partition(self) -> Partition: ...
 
-    at_end: bool
-    """Whether the last read reached the end of the partition as it was known then."""
+    @property
+    def next_offset(self) -> int:
+        """Offset of the next entry to come; END while it is not known yet."""
+        ...
+
+    @property
+    def at_end(self) -> bool:
+        """Whether the last read reached the end of the partition as it was known then."""
+        ...
 
     def read(self, bytes_max: int) -> Run | None:
         """The next run of at most about ``bytes_max`` bytes of values (always at least one entry), or None when

@@ -167,7 +167,9 @@ def test_a_journal_cut_anywhere_gives_what_was_open_at_some_call(
     whole = path.read_bytes()
     broken = whole[: cut % (len(whole) + 1)] + junk
     path.write_bytes(broken)
-    intact = len(os.path.commonprefix([whole, broken]))  # junk may begin with the very bytes that were cut off
+    # junk may begin with the very bytes that were cut off
+    intact = next((i for i, pair in enumerate(zip(whole, broken, strict=False)) if pair[0] != pair[1]), None)
+    intact = min(len(whole), len(broken)) if intact is None else intact
     expected = [state for end, state in states if end <= intact][-1]
     again = ConnectionTable(path)
     assert {id: again.get(id) for id in again.ids()} == expected
