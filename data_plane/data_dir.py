@@ -5,6 +5,8 @@
     <data_dir>/format.json                                      {"format": 1, "identity": "<GUID of this log>"}
     <data_dir>/log/<topic>/<partition>/<base offset, 20 digits>.segment
                                        <...>.segment.damaged-<offset>    bytes that recovery could not read, kept
+    <data_dir>/groups/                                          how far consumer groups are (``progress_journal.py``)
+    <data_dir>/dead-letters/                                    packets that the log refused (``dead_letters.py``)
 """
 
 from __future__ import annotations

@@ -29,9 +29,10 @@ from trackside.data_plane.kafka_catalog import TopicCatalog
 from trackside.data_plane.kafka_config import admin_config, catch_up_config, check_address, live_config
 from trackside.data_plane.kafka_cursor import KafkaCursor
 from trackside.data_plane.kafka_fetch import Block, CatchUp, Fault, LiveFetch
+from trackside.data_plane.kafka_groups import KafkaGroups
 from trackside.data_plane.kafka_health import BrokerHealth
 from trackside.data_plane.kafka_lookup import ABSENT, UNKNOWN_TOPIC, Answers, Found, look_up
-from trackside.data_plane.log import END, LogState, Partition, Wake, Watermarks
+from trackside.data_plane.log import END, LogState, Partition, Progress, Wake, Watermarks
 from trackside.data_plane.spec import Settings
 from trackside.data_plane.worker import log_line
 
@@ -92,6 +93,7 @@ class KafkaLogReader:
         self._health = BrokerHealth(settings.broker)
         self._admin = KafkaAdmin(admin_config(settings), wake)
         self._catalog = TopicCatalog(self._admin, wake)
+        self._groups = KafkaGroups(self._admin)
         self._fetch = LiveFetch(live_config(settings), self._health, wake)
         self._tokens = itertools.count(1)
 
@@ -127,6 +129,17 @@ class KafkaLogReader:
     ) -> None:
         self._questions.append(_Question(partitions, done))
 
+    def committed(
+        self, group: str, partitions: Sequence[Partition], done: Callable[[dict[Partition, int] | None], None]
+    ) -> None:
+        self._groups.committed(group, partitions, done)
+
+    def commit(self, group: str, progress: Mapping[Partition, Progress], done: Callable[[bool], None]) -> None:
+        self._groups.commit(group, progress, done)
+
+    def list_topics(self, done: Callable[[Mapping[str, int] | None], None]) -> None:
+        self._catalog.list(done)
+
     def topics(self) -> Mapping[str, int]:
         return self._catalog.topics()
 
@@ -135,6 +148,7 @@ class KafkaLogReader:
 
     def do_work(self) -> int:
         done = self._admin.do_work()
+        done += self._catalog.do_work() + self._groups.do_work()
         done += self._take_live()
         done += self._take_catch_ups()
         now = time.monotonic()
@@ -157,8 +171,9 @@ class KafkaLogReader:
 
     def statistics(self) -> Mapping[str, int]:
         """``fetches`` are runs that were fetched, of all partitions; ``holes`` offsets without an entry,
-        ``restarts`` cursors that met another log, ``dropped`` bytes fetched in vain."""
-        return {"fetches": self._fetches.total(), **self._count}
+        ``restarts`` cursors that met another log, ``dropped`` bytes fetched in vain, ``uncommitted`` commits of
+        consumer groups that Kafka did not take."""
+        return {"fetches": self._fetches.total(), **self._count, "uncommitted": self._groups.uncommitted}
 
     def fetches(self) -> Mapping[Partition, int]:
         """Fetches of each partition so far: as many for a hundred cursors at its end as for one."""

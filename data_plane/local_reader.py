@@ -8,10 +8,12 @@ from pathlib import Path
 
 from trackside.data_plane.data_dir import partition_dir, partitions_on_disk, read_identity
 from trackside.data_plane.ends_table import EndsReader, EndsSlot
-from trackside.data_plane.log import END, LogState, Partition, Run, Watermarks
+from trackside.data_plane.log import END, LogState, Partition, Progress, Run, Watermarks
 from trackside.data_plane.log_recovery import OnDisk, last_offset_on_disk
 from trackside.data_plane.partition_view import PartitionView
+from trackside.data_plane.progress_journal import ProgressJournal
 from trackside.data_plane.run_fetch import Place, RunFetcher
+from trackside.data_plane.worker import log_line
 
 __all__ = ["LocalCursor", "LocalLogReader"]
 
@@ -37,20 +39,27 @@ class LocalCursor:
 
 
 class LocalLogReader:
-    """A :class:`~trackside.data_plane.log.LogReader` over segment files. Changes nothing on disk.
+    """A :class:`~trackside.data_plane.log.LogReader` over segment files, in which it changes nothing.
 
     ``table_paths`` are the tables of published ends of all producers; they, the partitions, and the log itself may
-    appear later. Raises LogConfigurationError (DataDirTooNew, DataDirDamaged). Files that cannot be read are a
+    appear later. ``name`` is the consumer's, whose journal of consumer groups it is. Raises LogConfigurationError (DataDirTooNew, DataDirDamaged). Files that cannot be read are a
     ``state``, and are tried again.
     """
 
     def __init__(
-        self, data_dir: Path, table_paths: Sequence[Path], *, monotonic: Callable[[], float] = time.monotonic
+        self,
+        data_dir: Path,
+        table_paths: Sequence[Path],
+        *,
+        name: str = "consumer-0",
+        sync_seconds: float = 1.0,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._data_dir = data_dir
         self._identity = read_identity(data_dir)
         self._tables = [EndsReader(path) for path in table_paths]
         self._fetcher = RunFetcher()
+        self._groups = ProgressJournal(data_dir / "groups", name, sync_seconds=sync_seconds, monotonic=monotonic)
         self._monotonic = monotonic
         self._views: dict[Partition, PartitionView] = {}
         self._cursors: dict[Partition, dict[LocalCursor, None]] = {}
@@ -59,6 +68,7 @@ class LocalLogReader:
         self._topics: dict[str, int] = {}
         self._topics_listed = False
         self._entries = 0
+        self._uncommitted = 0
         self._reason = ""
 
     # --- cursors
@@ -201,6 +211,11 @@ class LocalLogReader:
             self._reason = self._why(error)
             return None
 
+    def list_topics(self, done: Callable[[Mapping[str, int] | None], None]) -> None:
+        """Answers at once, before this returns."""
+        self._look()
+        done(self.topics())
+
     def topics(self) -> Mapping[str, int]:
         if not self._topics_listed:
             self._topics_listed = True
@@ -214,10 +229,49 @@ class LocalLogReader:
     def _note_topic(self, partition: Partition) -> None:
         self._topics[partition.topic] = max(self._topics.get(partition.topic, 0), partition.number + 1)
 
+    # --- consumer groups
+
+    def committed(
+        self, group: str, partitions: Sequence[Partition], done: Callable[[dict[Partition, int] | None], None]
+    ) -> None:
+        """Answers at once, before this returns."""
+        self._look()
+        done(self._committed(group, partitions))
+
+    def _committed(self, group: str, partitions: Sequence[Partition]) -> dict[Partition, int] | None:
+        found: dict[Partition, int] = {}
+        try:
+            for partition in partitions:
+                kept, view = self._groups.find(group, partition), self._view(partition)
+                if kept and view and kept.identity == self._identity and kept.offset <= view.end:
+                    found[partition] = kept.offset
+        except OSError as error:
+            log_line("warn", "local log", "consumer group not found", group=group, reason=str(error))
+            return None
+        return found
+
+    def commit(self, group: str, progress: Mapping[Partition, Progress], done: Callable[[bool], None]) -> None:
+        """Answers at once, before this returns; by then the kernel has it."""
+        if self._identity is None:
+            self._identity = read_identity(self._data_dir)
+        identity = self._identity
+        if identity is None:  # no partition exists
+            done(True)
+            return
+        try:
+            self._groups.keep(group, {place: Progress(log or identity, at) for place, (log, at) in progress.items()})
+        except OSError as error:
+            log_line("warn", "local log", "consumer group not committed", group=group, reason=str(error))
+            self._uncommitted += 1
+            done(False)
+            return
+        done(True)
+
     # --- duty cycle and what it says
 
     def do_work(self) -> int:
         moved = self._look()
+        self._groups.do_work()
         if self._resting:
             now = self._monotonic()
             for cursor in [cursor for cursor, until in self._resting.items() if until <= now]:
@@ -235,7 +289,8 @@ class LocalLogReader:
 
     def statistics(self) -> Mapping[str, int]:
         """Counts since the start. ``holes`` and ``expired`` are jumps of cursors over offsets that do not exist
-        (damage, gaps) or no longer; ``damaged`` places in files that did not hold."""
+        (damage, gaps) or no longer; ``damaged`` places in files that did not hold. ``uncommitted`` counts commits of
+        consumer groups that could not be written, ``sync_failures`` those that did not reach the device."""
         fetcher = self._fetcher
         return {
             "fetches": fetcher.fetches,
@@ -245,9 +300,12 @@ class LocalLogReader:
             "holes": fetcher.holes,
             "expired": fetcher.expired,
             "damaged": fetcher.damaged,
+            "uncommitted": self._uncommitted,
+            "sync_failures": self._groups.sync_failures,
         }
 
     def close(self) -> None:
         self._fetcher.close()
+        self._groups.close()
         for table in self._tables:
             table.close()

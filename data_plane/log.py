@@ -22,6 +22,7 @@ __all__ = [
     "LogState",
     "LogWriter",
     "Partition",
+    "Progress",
     "Refusal",
     "Run",
     "Wake",
@@ -54,6 +55,16 @@ class Watermarks(NamedTuple):
 
     earliest: int
     end: int
+
+
+class Progress(NamedTuple):
+    """How far a consumer group is in one partition: its next entry is ``offset``, in the log that ``identity`` names.
+
+    An empty ``identity`` is the log that is there when the progress is kept.
+    """
+
+    identity: bytes
+    offset: int
 
 
 class LogState(NamedTuple):
@@ -174,6 +185,28 @@ class LogReader(Protocol):
     ) -> None:
         """Ask for the watermarks now; ``done`` is called from this or a later ``do_work``, with None when the log
         did not answer within 5 seconds."""
+
+    def committed(
+        self, group: str, partitions: Sequence[Partition], done: Callable[[dict[Partition, int] | None], None]
+    ) -> None:
+        """Ask how far a consumer group has come: the offset of the next entry that it wants, for each partition where
+        it has been. ``done`` is called from this or a later ``do_work``, with None when the log did not answer within
+        5 seconds.
+
+        Progress in another log, or beyond the end of this one, is none: such offsets are other entries', or nobody's.
+        """
+
+    def commit(self, group: str, progress: Mapping[Partition, Progress], done: Callable[[bool], None]) -> None:
+        """Keep the progress of a consumer group, in place of what was kept before, be that less or more.
+
+        ``done`` is called as for ``committed``: with True when every ``committed`` from now on finds it, whatever
+        process dies; with False when the log did not take it within 5 seconds. Progress in a partition that does not
+        exist may be forgotten.
+        """
+
+    def list_topics(self, done: Callable[[Mapping[str, int] | None], None]) -> None:
+        """Ask for ``topics`` as they are from now on: every topic that exists at the call is among them. ``done`` is
+        called as for ``committed``."""
 
     def topics(self) -> Mapping[str, int]:
         """Existing topics and their partition counts as last seen. A new topic is seen within a second while

@@ -53,4 +53,9 @@ def open_reader(worker: Worker) -> LogReader:
         return KafkaLogReader(settings, wake=worker.doorbell.ring)
     from trackside.data_plane.local_log import LocalLogReader
 
-    return LocalLogReader(Path(settings.data_dir), [Path(table) for table in spec.log_tables])
+    return LocalLogReader(
+        Path(settings.data_dir),
+        [Path(table) for table in spec.log_tables],
+        name=spec.name,
+        sync_seconds=settings.sync_interval_seconds,
+    )

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from trackside.data_plane.log import END, Cursor, LogReader, LogWriter, Partition, Run, Watermarks
+from trackside.data_plane.log import END, Cursor, LogReader, LogWriter, Partition, Progress, Run, Watermarks
 from trackside.data_plane.record import Record, Route
 
 WAIT_SECONDS = 30.0
@@ -194,6 +194,29 @@ def ask_watermarks(reader: LogReader, *partitions: Partition) -> dict[Partition,
     drive(lambda: bool(answers), reader, what=f"watermarks of {partitions}")
     assert answers[0] is not None
     return answers[0]
+
+
+def ask_committed(reader: LogReader, group: str, *partitions: Partition) -> dict[Partition, int]:
+    answers: list[dict[Partition, int] | None] = []
+    reader.committed(group, list(partitions), answers.append)
+    drive(lambda: bool(answers), reader, what=f"where {group} is in {partitions}")
+    assert answers[0] is not None
+    return answers[0]
+
+
+def commit(reader: LogReader, group: str, progress: Mapping[Partition, Progress]) -> None:
+    answers: list[bool] = []
+    reader.commit(group, progress, answers.append)
+    drive(lambda: bool(answers), reader, what=f"commit of {group}")
+    assert answers == [True]
+
+
+def identity_of(reader: LogReader, topic: str) -> bytes:
+    """The log that a topic's offsets count in, as a run of it says."""
+    reading = collector(reader, topic)
+    drive(reading.step, reader, what=f"something of {topic}")
+    reading.cursor.close()
+    return reading.runs[0].identity
 
 
 def see_topic(reader: LogReader, topic: str) -> int:
@@ -502,3 +525,71 @@ class LogContract:
         feed.append_logged(record(numbered(0, 1), Route(second, last, b"k", second + "_essential")))
         assert see_topic(reader, second) == log.partitions
         see_topic(reader, second + "_essential")
+
+    def test_a_list_that_is_asked_for_has_every_topic_that_exists(self, log: LogUnderTest) -> None:
+        reader, feed = log.reader(), Feed(log.writer())
+        for number in range(5):
+            topic = log.topic(f"listed-{number}")
+            feed.append_logged(record(numbered(0, 1), Route(topic, 0, b"k")))
+            answers: list[Mapping[str, int] | None] = []
+            reader.list_topics(answers.append)
+            drive(lambda answers=answers: bool(answers), reader, what="the list of topics")
+            assert answers[0] is not None and topic in answers[0]
+
+    # consumer groups
+
+    def test_a_group_goes_on_where_it_was_committed(self, log: LogUnderTest) -> None:
+        topic, group, feed, reader = log.topic("grouped"), log.topic("group"), Feed(log.writer()), log.reader()
+        zero, one = Partition(topic, 0), Partition(topic, 1)
+        feed.append_logged(record(numbered(0, 20), Route(topic, 0, b"k"), Route(topic, 1, b"k"), indexes=[0, 1] * 10))
+        log_identity = identity_of(reader, topic)
+        assert ask_committed(reader, group, zero, one) == {}
+        commit(reader, group, {zero: Progress(log_identity, 4), one: Progress(log_identity, 10)})
+        assert ask_committed(reader, group, zero, one) == {zero: 4, one: 10}
+        commit(reader, group, {zero: Progress(log_identity, 5)})
+        commit(reader, group, {one: Progress(log_identity, 2)})
+        assert ask_committed(reader, group, zero, one) == {zero: 5, one: 2}
+        assert ask_committed(reader, group, one) == {one: 2}
+        assert ask_committed(reader, group) == {}
+
+    def test_groups_are_apart(self, log: LogUnderTest) -> None:
+        topic, feed, reader = log.topic("grouped"), Feed(log.writer()), log.reader()
+        partition = Partition(topic, 0)
+        feed.append_logged(record(numbered(0, 9), Route(topic, 0, b"k")))
+        names = [log.topic("group"), log.topic("group") + " of cars / \u00fc", log.topic("g" * 1000)]
+        for number, group in enumerate(names):
+            commit(reader, group, {partition: Progress(b"", number)})
+        assert [ask_committed(reader, group, partition) for group in names] == [{partition: n} for n in range(3)]
+
+    def test_a_successor_finds_what_was_committed(self, log: LogUnderTest) -> None:
+        topic, group, feed, reader = log.topic("grouped"), log.topic("group"), Feed(log.writer()), log.reader()
+        partition = Partition(topic, 0)
+        feed.append_logged(record(numbered(0, 9), Route(topic, 0, b"k")))
+        log_identity = identity_of(reader, topic)
+        for offset in (3, 7, 6):
+            commit(reader, group, {partition: Progress(log_identity, offset)})
+            assert ask_committed(log.reader(), group, partition) == {partition: offset}
+
+    def test_what_is_not_of_this_log_is_no_progress(self, log: LogUnderTest) -> None:
+        topic, group, feed, reader = log.topic("grouped"), log.topic("group"), Feed(log.writer()), log.reader()
+        partition, missing = Partition(topic, 0), Partition(log.topic("missing"), 0)
+        feed.append_logged(record(numbered(0, 9), Route(topic, 0, b"k")))
+        commit(reader, group, {partition: Progress(b"a log that is gone", 4)})
+        assert ask_committed(reader, group, partition) == {}
+        commit(reader, group, {partition: Progress(b"", 10)})
+        assert ask_committed(reader, group, partition) == {}
+        commit(reader, group, {partition: Progress(b"", 9), missing: Progress(b"", 3)})
+        assert ask_committed(reader, group, partition, missing) == {partition: 9}
+        see_topic(reader, topic)
+        assert missing.topic not in reader.topics()
+
+    def test_of_many_commits_at_once_the_last_holds(self, log: LogUnderTest) -> None:
+        topic, group, feed, reader = log.topic("grouped"), log.topic("group"), Feed(log.writer()), log.reader()
+        partition = Partition(topic, 0)
+        feed.append_logged(record(numbered(0, 60), Route(topic, 0, b"k")))
+        answers: list[bool] = []
+        for offset in range(60):
+            reader.commit(group, {partition: Progress(b"", offset)}, answers.append)
+        drive(lambda: len(answers) == 60, reader, what="all commits")
+        assert all(answers)
+        assert ask_committed(reader, group, partition) == {partition: 59}

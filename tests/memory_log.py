@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from trackside.data_plane.log import END, LogState, Partition, Refusal, Run, Watermarks
+from trackside.data_plane.log import END, LogState, Partition, Progress, Refusal, Run, Watermarks
 from trackside.data_plane.record import Record
 
 __all__ = ["MemoryCursor", "MemoryLog", "MemoryReader", "MemoryWriter"]
@@ -24,6 +24,7 @@ class MemoryLog:
     def __init__(self) -> None:
         self.identity = b"memory"
         self.partitions: dict[Partition, list[Stored]] = {}
+        self.groups: dict[tuple[str, Partition], Progress] = {}
         self.available = True
 
     @property
@@ -135,6 +136,27 @@ class MemoryReader:
             done(None)
             return
         done({partition: Watermarks(0, len(self.log.partitions.get(partition, ()))) for partition in partitions})
+
+    def committed(
+        self, group: str, partitions: Sequence[Partition], done: Callable[[dict[Partition, int] | None], None]
+    ) -> None:
+        if not self.log.available:
+            done(None)
+            return
+        found = {place: self.log.groups[group, place] for place in partitions if (group, place) in self.log.groups}
+        done({place: offset for place, (log, offset) in found.items() if self._is_there(place, log, offset)})
+
+    def _is_there(self, place: Partition, log: bytes, offset: int) -> bool:
+        return log == self.log.identity and offset <= len(self.log.partitions.get(place, ()))
+
+    def commit(self, group: str, progress: Mapping[Partition, Progress], done: Callable[[bool], None]) -> None:
+        if self.log.available:
+            kept = {place: Progress(log or self.log.identity, offset) for place, (log, offset) in progress.items()}
+            self.log.groups.update({(group, place): reached for place, reached in kept.items()})
+        done(self.log.available)
+
+    def list_topics(self, done: Callable[[Mapping[str, int] | None], None]) -> None:
+        done(self.topics() if self.log.available else None)
 
     def topics(self) -> Mapping[str, int]:
         counts: dict[str, int] = {}
