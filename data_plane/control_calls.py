@@ -138,9 +138,14 @@ class _Subscriber:
 
 
 class Notifications:
-    """Session start and stop notifications: each subscriber has a queue of its own, so a slow one harms nobody."""
+    """Session start and stop notifications: each subscriber has a queue of its own, so a slow one harms nobody.
 
-    def __init__(self) -> None:
+    ``enabled`` is false without session management: then every stream ends at once, with OK.
+    """
+
+    def __init__(self, *, enabled: bool = True) -> None:
+        self._enabled = enabled
+        self._joined = asyncio.Event()  # what starts or stops from now on is told here
         self._started: defaultdict[str, set[_Subscriber]] = defaultdict(set)
         self._stopped: defaultdict[str, set[_Subscriber]] = defaultdict(set)
         self.next_offset = -1
@@ -149,6 +154,8 @@ class Notifications:
     def on_snapshot(self, snapshot: internal_pb2.Snapshot) -> None:
         if self.next_offset < 0:
             self.next_offset = snapshot.session_offset
+        if self.next_offset >= 0:
+            self._joined.set()
 
     def on_started(self, event: internal_pb2.SessionStarted) -> None:
         reply = api_pb2.GetSessionStartNotificationResponse(
@@ -179,6 +186,9 @@ class Notifications:
         await self._serve(self._stopped, call.data_source, context)
 
     async def _serve(self, subscribers: defaultdict[str, set[_Subscriber]], data_source: str, context: Context) -> None:
+        if not self._enabled:
+            return
+        await self._joined.wait()
         subscriber = _Subscriber()
         subscribers[data_source].add(subscriber)
         try:

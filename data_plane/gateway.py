@@ -59,7 +59,7 @@ class Gateway(grpc.GenericRpcHandler):
         counters = metrics.gateway_counters(worker.counters)
         routing = Routing(settings)
         self._control = ControlCalls(worker)
-        self._notifications = Notifications()
+        self._notifications = Notifications(enabled=settings.integrate_session_management)
         refusals = metrics.refusal_counters(worker.counters)
         published = published_counters(worker.counters, routing)
         self._writer = PacketWriter(

@@ -24,6 +24,7 @@ from trackside.data_plane.packet_reader import PacketReader
 from trackside.data_plane.peer import Accepted, LogUnavailable, Parcel
 from trackside.data_plane.reading import FILTERS_MAX, PlaceState, Reader
 from trackside.data_plane.routing import Routing
+from trackside.protos import internal_pb2
 
 ESSENTIALS = Partition("Car_essential", 0)
 
@@ -538,6 +539,52 @@ def test_a_filter_whose_formats_are_being_loaded_holds_up_nobody_else_and_misses
 
 # -- notifications ----------------------------------------------------------------------------------------------------
 
+SUBSCRIBE = api_pb2.GetSessionStartNotificationRequest(data_source="Car").SerializeToString()
+
+
+class Subscribed:
+    """A call's context that keeps what it was told; ``headers`` says that it was told so far."""
+
+    def __init__(self) -> None:
+        self.headers = False
+        self.told: list[bytes] = []
+
+    async def send_initial_metadata(self, _: object) -> None:
+        self.headers = True
+
+    async def write(self, reply: bytes) -> None:
+        self.told.append(reply)
+
+
+def test_headers_mean_that_no_session_is_missed_from_here_on() -> None:
+    """None before the control plane has said from which offset on it tells what happens, also not while it reads."""
+
+    async def subscribe() -> None:
+        notifications, context = Notifications(), Subscribed()
+        call = asyncio.ensure_future(notifications.starts(SUBSCRIBE, context))
+        for offset in (-1, -1, 7):
+            await asyncio.sleep(0)
+            assert not context.headers
+            notifications.on_snapshot(internal_pb2.Snapshot(session_offset=offset))
+        await asyncio.sleep(0)
+        assert context.headers and not context.told
+        notifications.on_started(internal_pb2.SessionStarted(offset=7, session_key="k", data_source="Car"))
+        await asyncio.sleep(0)
+        assert len(context.told) == 1
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
+
+    asyncio.run(subscribe())
+
+
+def test_without_session_management_the_streams_end_at_once() -> None:
+    async def subscribe() -> None:
+        context = Subscribed()
+        await Notifications(enabled=False).stops(SUBSCRIBE, context)
+        assert not context.told
+
+    asyncio.run(subscribe())
+
 
 def test_a_subscriber_that_goes_at_once_leaves_nothing_behind() -> None:
     class Gone:
@@ -545,11 +592,11 @@ def test_a_subscriber_that_goes_at_once_leaves_nothing_behind() -> None:
             raise asyncio.CancelledError
 
     notifications = Notifications()
+    notifications.on_snapshot(internal_pb2.Snapshot(session_offset=0))
 
     async def subscribe() -> None:
-        request = api_pb2.GetSessionStartNotificationRequest(data_source="Car").SerializeToString()
         with pytest.raises(asyncio.CancelledError):
-            await notifications.starts(request, Gone())
+            await notifications.starts(SUBSCRIBE, Gone())
 
     asyncio.run(subscribe())
     assert not notifications._started
