@@ -67,6 +67,9 @@ class LogPort(Protocol):
     async def topics(self, data_source: str, timeout: float) -> Mapping[str, int]:
         """Existing topics that belong to ``data_source`` with their partition counts; at most a second old."""
 
+    async def topics_now(self, data_source: str, timeout: float) -> Mapping[str, int]:
+        """The same with every topic that exists at the call. It costs the log a question. Raises LogAway."""
+
     async def wait_logged_so_far(self, data_source: str, timeout: float) -> bool:
         """Wait until everything that any peer had published for the producer of ``data_source`` when this was
         called is logged. False when the bound passed first."""

@@ -70,6 +70,12 @@ class LinkedLog:
             await self._first_topics(data_source, timeout)
         return self._peer.topics_of(data_source) or {}
 
+    async def topics_now(self, data_source: str, timeout: float) -> Mapping[str, int]:
+        try:
+            return await self._peer.topics_now(data_source, timeout)
+        except LogUnavailable as error:
+            raise LogAway(str(error)) from None
+
     def _keep_watching(self, data_source: str) -> None:
         """The least recently asked is let go when there are many: invented names cost a bounded amount."""
         if self._watched.pop(data_source, None) is None:

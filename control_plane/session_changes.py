@@ -311,7 +311,7 @@ class SessionChanges:
 
     async def _offsets_now(self, data_source: str) -> dict[Partition, int]:
         """The offset that the next packet will get, in each partition of the data source; 0 where there is none yet."""
-        topics = await self._port.topics(data_source, CHANGE_SECONDS)
+        topics = await self._port.topics_now(data_source, CHANGE_SECONDS)
         watermarks = await self._port.watermarks(self._partitions_of(data_source, list(topics)), CHANGE_SECONDS)
         return {partition: marks.end for partition, marks in watermarks.items()}
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Mapping
 
 from trackside.data_plane import metrics
 from trackside.data_plane.formats_feed import FormatsFeed
@@ -25,6 +26,8 @@ from trackside.data_plane.link import (
     Slice,
     SliceEnd,
     Topics,
+    TopicsAnswer,
+    TopicsRequest,
     Watch,
     WatermarksAnswer,
     WatermarksRequest,
@@ -151,6 +154,7 @@ class Consumer:
         self._watches: dict[
             tuple[PeerLink, str], dict[str, int] | None
         ] = {}  # what was told of each; None: nothing yet
+        self._listing: set[tuple[PeerLink, str]] = set()  # watches whose first list is on its way
         self._topics: dict[str, int] = {}  # all that existed at the last look
         self._topics_at = 0.0
         self._count = metrics.consumer_counters(worker.counters)
@@ -223,6 +227,8 @@ class Consumer:
                 self._on_leave(peer, message.reader, message.partition)
             case WatermarksRequest() if epoch_of(message.request) == peer.epoch:
                 self._on_watermarks(peer, message)
+            case TopicsRequest() if epoch_of(message.request) == peer.epoch:
+                self._on_topics_request(peer, message)
             case FilterSpec() if message.epoch == peer.epoch:
                 self.formats.add(message, peer)
             case ForgetFilter() if message.epoch == peer.epoch:
@@ -278,6 +284,16 @@ class Consumer:
             self._answers[peer].append(encode_message(WatermarksAnswer(request.request, found)))
 
         self.log.watermarks(partitions, answer)
+
+    def _on_topics_request(self, peer: PeerLink, request: TopicsRequest) -> None:
+        def answer(existing: Mapping[str, int] | None) -> None:
+            found = None if existing is None else self.routing.topics_of(request.data_source, existing)
+            parts = [None] if found is None else _parts(found)
+            for number, part in enumerate(parts, 1):
+                told = TopicsAnswer(request.request, part, last=number == len(parts))
+                self._answers[peer].append(encode_message(told))
+
+        self.log.list_topics(answer)
 
     def _on_watch(self, peer: PeerLink, watch: Watch) -> None:
         if watch.on:
@@ -482,22 +498,42 @@ class Consumer:
         if new or gone:
             self._topics = dict(existing)
         for (peer, data_source), told in list(self._watches.items()):
-            if told is None or gone:
+            if told is None:
+                self._tell_first(peer, data_source)
+            elif gone:
                 self._tell(peer, data_source, self.routing.topics_of(data_source, existing))
             elif own := self.routing.topics_of(data_source, new):
                 self._tell(peer, data_source, told | own)
+
+    def _tell_first(self, peer: PeerLink, data_source: str) -> None:
+        """What was seen last may be old, or nothing; who begins to watch counts on the first answer."""
+        watch = peer, data_source
+        if watch in self._listing:
+            return
+        self._listing.add(watch)
+
+        def answer(existing: Mapping[str, int] | None) -> None:
+            self._listing.discard(watch)
+            if existing is not None and watch in self._watches:
+                self._tell(peer, data_source, self.routing.topics_of(data_source, existing))
+
+        self.log.list_topics(answer)
 
     def _tell(self, peer: PeerLink, data_source: str, topics: dict[str, int]) -> None:
         """Tell all of them, in parts; what found no room is told whole next time."""
         if topics == self._watches[peer, data_source]:
             return
-        names = list(topics)
-        parts = [names[first : first + TOPICS_TOLD_MAX] for first in range(0, len(names), TOPICS_TOLD_MAX)] or [[]]
-        messages = [
-            Topics(data_source, {name: topics[name] for name in part}, last=part is parts[-1]) for part in parts
-        ]
+        parts = _parts(topics)
+        messages = [Topics(data_source, part, last=part is parts[-1]) for part in parts]
         told = all(peer.try_send([encode_message(message)]) for message in messages)
         self._watches[peer, data_source] = topics if told else None
+
+
+def _parts(topics: dict[str, int]) -> list[dict[str, int]]:
+    """As many as it takes for each to fit into a message; at least one."""
+    names = list(topics)
+    parts = [names[first : first + TOPICS_TOLD_MAX] for first in range(0, len(names), TOPICS_TOLD_MAX)] or [[]]
+    return [{name: topics[name] for name in part} for part in parts]
 
 
 def _slice_end(request: Slice, reached: int, *, live: bool) -> Sendable:

@@ -36,6 +36,8 @@ __all__ = [
     "Slice",
     "SliceEnd",
     "Topics",
+    "TopicsAnswer",
+    "TopicsRequest",
     "Watch",
     "WatermarksAnswer",
     "WatermarksRequest",
@@ -110,6 +112,13 @@ class WatermarksRequest(msgspec.Struct, array_like=True, frozen=True):
     partitions: list[tuple[str, int]]
 
 
+class TopicsRequest(msgspec.Struct, array_like=True, frozen=True):
+    """Peer to consumer: which topics of this data source exist from now on? What was told to who watches may be older."""
+
+    request: int
+    data_source: str
+
+
 class Watch(msgspec.Struct, array_like=True, frozen=True):
     """Peer to consumer: tell me the topics of this data source now and whenever they change (``on``), or no more."""
 
@@ -163,6 +172,15 @@ class Topics(msgspec.Struct, array_like=True, frozen=True):
     last: bool
 
 
+class TopicsAnswer(msgspec.Struct, array_like=True, frozen=True):
+    """Consumer to peer: topics and partition counts, in parts of a size that every ring takes; None: the log did not
+    answer. The request is answered with the last part."""
+
+    request: int
+    topics: dict[str, int] | None
+    last: bool = True
+
+
 class Refused(msgspec.Struct, array_like=True, frozen=True):
     """Producer to peer: one packet of the record that ended at ``end`` is a dead letter."""
 
@@ -185,11 +203,13 @@ Message = (
     | FilterSpec
     | ForgetFilter
     | WatermarksRequest
+    | TopicsRequest
     | Watch
     | SliceEnd
     | Mark
     | WatermarksAnswer
     | Topics
+    | TopicsAnswer
     | Refused
     | Limits
 )
@@ -201,12 +221,14 @@ _KINDS: dict[type, int] = {
     WatermarksRequest: 13,
     Watch: 14,
     ForgetFilter: 15,
+    TopicsRequest: 16,
     Refused: 20,
     Limits: 21,
     Mark: 31,
     SliceEnd: 32,
     WatermarksAnswer: 33,
     Topics: 34,
+    TopicsAnswer: 35,
 }
 _DECODERS: dict[int, msgspec.msgpack.Decoder[Message]] = {
     kind: msgspec.msgpack.Decoder(message) for message, kind in _KINDS.items()

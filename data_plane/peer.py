@@ -12,7 +12,7 @@ import heapq
 import itertools
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from trackside.data_plane.frame import decode_frame
 from trackside.data_plane.link import (
@@ -24,6 +24,8 @@ from trackside.data_plane.link import (
     Refused,
     SliceEnd,
     Topics,
+    TopicsAnswer,
+    TopicsRequest,
     Watch,
     WatermarksAnswer,
     WatermarksRequest,
@@ -33,7 +35,7 @@ from trackside.data_plane.link import (
 )
 from trackside.data_plane.log import LogState, Partition, Watermarks
 from trackside.data_plane.reading import Readers
-from trackside.data_plane.record import Record, Route, amounts, decode_record, encode_record
+from trackside.data_plane.record import Record, Route, decode_record, encode_record
 from trackside.data_plane.routing import Routing
 from trackside.data_plane.spec import LinkSpec
 from trackside.data_plane.worker import Worker
@@ -89,11 +91,12 @@ class Parcel:
         self.packets = 0
         self.bytes = 0
         for record in records:
+            record.count()
             self.bodies.append((PACKETS, len(record.packets), encode_record(record)))
             self._count(record)
 
     def _count(self, record: Record) -> None:
-        for route, packets, size in amounts(record):
+        for route, packets, size in record.amounts():
             self.rows.append((route, packets))
             self.sizes[route.topic] += size
             if route.essentials:
@@ -210,6 +213,14 @@ class ProducerProxy(_LinkProxy):
         return wanted != 0
 
 
+class _Question(NamedTuple):
+    """Asked of a consumer, and asked again of its successor."""
+
+    request: WatermarksRequest | TopicsRequest
+    answer: asyncio.Future[Any]
+    topics: dict[str, int]  # parts that have come
+
+
 class ConsumerProxy(_LinkProxy):
     """The way to one consumer: requests down, frames and answers up. Requests that find no room wait their turn."""
 
@@ -220,7 +231,7 @@ class ConsumerProxy(_LinkProxy):
         self.watched: dict[str, int] = {}
         self.topics: dict[str, dict[str, int]] = {}
         self.arriving: dict[str, dict[str, int]] = {}  # parts of what will replace that
-        self.asked: dict[int, tuple[WatermarksRequest, asyncio.Future[list[tuple[int, int]] | None]]] = {}
+        self.asked: dict[int, _Question] = {}
 
     def send(self, message: Message) -> None:
         self._unsent.append(message)
@@ -239,8 +250,23 @@ class ConsumerProxy(_LinkProxy):
         self._unsent.clear()
         for data_source in self.watched:
             self.send(Watch(data_source, True, self._own_epoch))
-        for request, _ in self.asked.values():
-            self.send(request)
+        for question in self.asked.values():
+            self.send(question.request)
+
+    def on_answer(self, request: int, answer: Any) -> None:
+        """The whole answer to a question, None when the log gave none. Nobody may wait for it any more."""
+        question = self.asked.pop(request, None)
+        if question is not None and not question.answer.done():
+            question.answer.set_result(answer)
+
+    def on_topics_answer(self, part: TopicsAnswer) -> None:
+        question = self.asked.get(part.request)
+        if question is None:
+            return
+        if part.topics is not None:
+            question.topics.update(part.topics)
+        if part.last:
+            self.on_answer(part.request, None if part.topics is None else question.topics)
 
 
 class _Submission:
@@ -348,9 +374,9 @@ class Peer:
             case Mark():
                 self.readers.on_mark(message)
             case WatermarksAnswer() if isinstance(proxy, ConsumerProxy):
-                _, future = proxy.asked.pop(message.request, (None, None))
-                if future is not None and not future.done():
-                    future.set_result(message.values)
+                proxy.on_answer(message.request, message.values)
+            case TopicsAnswer() if isinstance(proxy, ConsumerProxy):
+                proxy.on_topics_answer(message)
             case Topics() if isinstance(proxy, ConsumerProxy):
                 self._on_topics(proxy, message)
             case Limits() if isinstance(proxy, ProducerProxy):
@@ -505,29 +531,44 @@ class Peer:
         for partition in dict.fromkeys(partitions):
             by_consumer.setdefault(self.consumer_of(partition.topic), []).append(partition)
         asked = [
-            self._ask(consumer, some[first : first + PARTITIONS_ASKED_MAX], timeout)
+            self._watermarks(consumer, some[first : first + PARTITIONS_ASKED_MAX], timeout)
             for consumer, some in by_consumer.items()
             for first in range(0, len(some), PARTITIONS_ASKED_MAX)
         ]
         answers = await asyncio.gather(*asked)
         return {partition: marks for answer in answers for partition, marks in answer.items()}
 
-    async def _ask(self, consumer: ConsumerProxy, some: list[Partition], timeout: float) -> dict[Partition, Watermarks]:
+    async def _watermarks(
+        self, consumer: ConsumerProxy, some: list[Partition], timeout: float
+    ) -> dict[Partition, Watermarks]:
         request = WatermarksRequest(self.new_number(), [(p.topic, p.number) for p in some])
-        future: asyncio.Future[list[tuple[int, int]] | None] = asyncio.get_running_loop().create_future()
-        consumer.asked[request.request] = request, future
+        values = await self._ask(consumer, request, timeout)
+        return {p: Watermarks(*value) for p, value in zip(some, values, strict=True)}
+
+    async def topics_now(self, data_source: str, timeout: float) -> dict[str, int]:
+        """Topics of a data source with their partition counts: all that exist at the call. Raises LogUnavailable.
+
+        It costs the log a question each time; who asks often watches and takes :meth:`topics_of`.
+        """
+        request = TopicsRequest(self.new_number(), data_source)
+        topics: dict[str, int] = await self._ask(self.consumer_of(data_source), request, timeout)
+        return topics
+
+    async def _ask(self, consumer: ConsumerProxy, request: WatermarksRequest | TopicsRequest, timeout: float) -> Any:
+        question = _Question(request, asyncio.get_running_loop().create_future(), {})
+        consumer.asked[request.request] = question
         consumer.send(request)
         try:
             async with asyncio.timeout(timeout):
-                values = await future
+                answer = await question.answer
         except TimeoutError:
-            values = None
+            answer = None
         finally:
             consumer.asked.pop(request.request, None)
-        if values is None:
+        if answer is None:
             reason = consumer.log_state().reason or f"{consumer.name} did not answer within {timeout:g} s"
             raise LogUnavailable(reason)
-        return {p: Watermarks(*value) for p, value in zip(some, values, strict=True)}
+        return answer
 
     def new_number(self) -> int:
         return number_of(self.worker.spec.epoch, next(self._numbers))

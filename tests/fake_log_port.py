@@ -61,8 +61,10 @@ class FakeLogPort:
 
     ``away``: why the log is away; "" when it is not. ``mute``: the log answers nothing, though nobody knows yet.
     ``holding``: what is appended is accepted, but reaches the log at :meth:`release`. ``blind``: followers see nothing
-    new. ``parked``: some of what was accepted does not reach the log within any bound. ``echoes``: how often each own entry stands in the log. ``before_own``: called right before an own entry
-    reaches the log, as another server's append that came first; ``after_own`` right after it.
+    new. ``parked``: some of what was accepted does not reach the log within any bound. ``stale_topics``: the topics that
+    were seen last, in place of those that there are. ``echoes``: how often each own entry stands in the log.
+    ``before_own``: called right before an own entry reaches the log, as another server's append that came first;
+    ``after_own`` right after it.
     """
 
     def __init__(self, log: FakeLog | None = None) -> None:
@@ -72,6 +74,7 @@ class FakeLogPort:
         self.holding = False
         self.blind = False
         self.parked = False
+        self.stale_topics: dict[str, int] | None = None
         self.echoes = 1
         self.before_own: Callable[[Append], None] = lambda _: None
         self.after_own: Callable[[Append], None] = lambda _: None
@@ -107,6 +110,12 @@ class FakeLogPort:
 
     async def topics(self, data_source: str, timeout: float) -> Mapping[str, int]:
         await self._answer("topics", timeout)
+        if self.stale_topics is not None:
+            return self.stale_topics
+        return {topic: number + 1 for topic, number in sorted(self.log.partitions)}
+
+    async def topics_now(self, data_source: str, timeout: float) -> Mapping[str, int]:
+        await self._answer("topics now", timeout)
         return {topic: number + 1 for topic, number in sorted(self.log.partitions)}
 
     async def wait_logged_so_far(self, data_source: str, timeout: float) -> bool:

@@ -256,6 +256,21 @@ def test_end_offsets_cover_what_was_accepted_before_the_call() -> None:
     run(scenario())
 
 
+def test_offsets_know_streams_that_have_just_begun() -> None:
+    """A list of topics may be a second old; the offsets of a start and of an end are not (S4)."""
+
+    async def scenario() -> None:
+        async with running() as server:
+            server.port.stale_topics = {}
+            server.port.log.append(Partition("Car.old", 0), b"")
+            key = await create(server)
+            assert (await info_of(server, key)).topic_partition_offsets["Car.old:0"] == 1
+            server.port.log.append(Partition("Car.new", 0), b"")
+            assert (await end(server, key)).end_session.topic_partition_offsets["Car.new:0"] == 1
+
+    run(scenario())
+
+
 def test_a_session_ends_also_when_some_of_its_packets_are_parked(caplog: pytest.LogCaptureFixture) -> None:
     async def scenario() -> None:
         async with running() as server:
@@ -579,7 +594,7 @@ def test_what_should_not_happen_is_internal_with_one_line(caplog: pytest.LogCapt
             async def broken(*_: object) -> None:
                 raise KeyError("a bug\nwith two lines")
 
-            server.port.topics = broken  # type: ignore[method-assign,assignment]
+            server.port.topics_now = broken  # type: ignore[method-assign,assignment]
             code, text = await refused(create(server))
             assert code is grpc.StatusCode.INTERNAL and text.startswith("KeyError") and "\n" not in text
             notification = server.sessions.GetSessionStartNotification(messages.GetSessionStartNotificationRequest())

@@ -460,13 +460,55 @@ def test_topics_and_watermarks_of_very_many_streams_fit_into_rings(bench: Bench)
     async def ask() -> None:
         bench.peer.watch_topics("Car")
         asked = asyncio.ensure_future(bench.peer.watermarks([Partition(topic, 0) for topic in topics], 30))
+        listed = asyncio.ensure_future(bench.peer.topics_now("Car", 30))
         for _ in range(40):
             await asyncio.sleep(0)
             bench.settle(1)
         assert len(await asked) == 3_000
+        assert list(await listed) == topics
+        bench.consumer._topics_at = 0.0  # what found no room is told next time
+        bench.settle(4)
 
     asyncio.run(ask())
     assert list(bench.peer.topics_of("Car") or ()) == topics
+
+
+def test_a_list_of_topics_that_is_asked_for_is_not_the_one_that_was_seen_last(bench: Bench) -> None:
+    """Neither the answer to a question nor the first thing that is told to who begins to watch."""
+    bench.reader.topics = dict  # type: ignore[method-assign]
+    bench.log.partitions[Partition("Car.s", 0)] = []
+    bench.reader.list_topics = lambda done: done({"Car.s": 1, "Truck": 1})  # type: ignore[method-assign]
+
+    async def ask() -> None:
+        asked = asyncio.ensure_future(bench.peer.topics_now("Car", 30))
+        await asyncio.sleep(0)
+        bench.settle(2)
+        assert await asked == {"Car.s": 1}
+        bench.peer.watch_topics("Car")
+        bench.consumer._topics_at = 0.0
+        bench.settle(1)
+        assert bench.peer.topics_of("Car") == {"Car.s": 1}
+
+    asyncio.run(ask())
+
+
+def test_a_log_that_does_not_list_its_topics_is_no_log_without_topics(bench: Bench) -> None:
+    bench.log.available = False
+
+    async def ask() -> None:
+        asked = asyncio.ensure_future(bench.peer.topics_now("Car", 30))
+        bench.peer.watch_topics("Car")
+        await asyncio.sleep(0)
+        bench.settle(2)
+        with pytest.raises(LogUnavailable):
+            await asked
+        assert bench.peer.topics_of("Car") is None
+        bench.log.available = True
+        bench.consumer._topics_at = 0.0
+        bench.settle(2)
+        assert bench.peer.topics_of("Car") == {}
+
+    asyncio.run(ask())
 
 
 def test_only_new_topics_are_looked_at_for_those_who_watch(bench: Bench) -> None:
