@@ -99,7 +99,11 @@ class ControlPlane:
                 on_event=self._follow.on_session_event,
                 on_restart=self._on_sessions_restarted,
             )
-        self._server = grpc.aio.server(interceptors=[StatusInterceptor()], maximum_concurrent_rpcs=CALLS_MAX)
+        self._server = grpc.aio.server(
+            interceptors=[StatusInterceptor()],
+            maximum_concurrent_rpcs=CALLS_MAX,
+            options=[("grpc.max_receive_message_length", -1)],  # gateways have the one limit for all requests
+        )
         self._add_services(
             SessionService(self._sessions, StreamTable(port, routing, clock), routing, settings, clock),
             ConnectionService(self._connections, routing, settings, self._follow.on_connection_closed),

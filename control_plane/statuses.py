@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeAlias
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from trackside.control_plane.log_port import LogAway
 from trackside.data_plane.routing import BadName
@@ -26,10 +27,14 @@ VALUE_CHARACTERS_MAX = 60
 
 
 class BadRequest(ValueError):
-    """The request cannot be meant: INVALID_ARGUMENT that names the field, the value and the limit."""
+    """The request cannot be meant: INVALID_ARGUMENT that names the field, the value (None: missing) and the limit."""
 
     def __init__(self, field: str, value: object, limit: str) -> None:
-        super().__init__(f"{field}: {shorten(value)} is not allowed, wanted {limit}")
+        super().__init__(f"{field}: {_fault(value)}, wanted {limit}")
+
+
+class _Unreadable(Exception):
+    """The bytes are not the method's message: INVALID_ARGUMENT, in the words that gateways use."""
 
 
 class NotReady(Exception):
@@ -40,6 +45,10 @@ class TooMuch(Exception):
     """A bound of this server is reached: RESOURCE_EXHAUSTED with what to do."""
 
 
+def _fault(value: object) -> str:
+    return "missing" if value is None else f"{shorten(value)} is not allowed"
+
+
 def shorten(value: object) -> str:
     """``value`` for a one-line message, however long it is."""
     text = repr(value)
@@ -48,7 +57,7 @@ def shorten(value: object) -> str:
 
 def status_of(error: Exception) -> tuple[grpc.StatusCode, str] | None:
     """Code and text for an error with a story; None for one that should not have happened."""
-    if isinstance(error, BadRequest | BadName):
+    if isinstance(error, BadRequest | BadName | _Unreadable):
         return grpc.StatusCode.INVALID_ARGUMENT, str(error)
     if isinstance(error, LogAway | NotReady):
         return grpc.StatusCode.UNAVAILABLE, str(error)
@@ -62,7 +71,10 @@ def status_of(error: Exception) -> tuple[grpc.StatusCode, str] | None:
 
 
 class StatusInterceptor(grpc.aio.ServerInterceptor):
-    """Turns what a service raises into the status of its call."""
+    """Turns what a service raises into the status of its call.
+
+    It parses requests itself: grpc ends a call whose request it could not parse as UNKNOWN.
+    """
 
     async def intercept_service(
         self,
@@ -74,35 +86,42 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):
             return handler
         method = handler_call_details.method
         if handler.unary_unary is not None:
-            return _replace(handler, grpc.unary_unary_rpc_method_handler, _unary(handler.unary_unary, method))
+            return _replace(handler, grpc.unary_unary_rpc_method_handler, _unary(handler, method))
         if handler.unary_stream is not None:
-            return _replace(handler, grpc.unary_stream_rpc_method_handler, _stream(handler.unary_stream, method))
+            return _replace(handler, grpc.unary_stream_rpc_method_handler, _stream(handler, method))
         return handler  # no service here takes a stream
 
 
 def _replace(handler: Any, make: Callable[..., Handler], behaviour: Any) -> Handler:
-    return make(behaviour, handler.request_deserializer, handler.response_serializer)
+    return make(behaviour, None, handler.response_serializer)
 
 
-def _unary(behaviour: Any, method: str) -> Any:
-    async def call(request: Any, context: Context) -> Any:
+def _unary(handler: Any, method: str) -> Any:
+    async def call(request: bytes, context: Context) -> Any:
         try:
-            return await behaviour(request, context)
+            return await handler.unary_unary(_parse(handler, request), context)
         except Exception as error:  # noqa: BLE001 - whatever it is becomes a status, and a traceback in the log
             await _end(context, error, method)
 
     return call
 
 
-def _stream(behaviour: Any, method: str) -> Any:
-    async def call(request: Any, context: Context) -> AsyncIterator[Any]:
+def _stream(handler: Any, method: str) -> Any:
+    async def call(request: bytes, context: Context) -> AsyncIterator[Any]:
         try:
-            async for response in behaviour(request, context):
+            async for response in handler.unary_stream(_parse(handler, request), context):
                 yield response
         except Exception as error:  # noqa: BLE001 - whatever it is becomes a status, and a traceback in the log
             await _end(context, error, method)
 
     return call
+
+
+def _parse(handler: Any, request: bytes) -> Any:
+    try:
+        return handler.request_deserializer(request)
+    except DecodeError as error:
+        raise _Unreadable(f"request: not readable: {error}") from None
 
 
 async def _end(context: Context, error: Exception, method: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from typing import TypeVar
 
 from google.protobuf.message import DecodeError
@@ -19,18 +20,21 @@ from trackside.data_plane.peer import Parcel, Peer, ProducerProxy
 from trackside.data_plane.record import RECORD_BYTES_MAX, Record, Route
 from trackside.data_plane.routing import BadName, Routing
 from trackside.data_plane.spec import Settings
-from trackside.data_plane.stream_metrics import INFO
+from trackside.data_plane.stream_metrics import INFO, published_counters
 from trackside.protos.internal_pb2 import (
     DataPacketDetailsView,
     WriteDataPacketRequestView,
     WriteDataPacketsRequestView,
     WriteInfoPacketRequestView,
 )
+from trackside.shm.counters import Counter
 
 __all__ = ["KEY_BYTES_MAX", "BadRequest", "Door", "Parcels"]
 
 KEY_BYTES_MAX = 1024
 """Longest session key: a GUID has 36 bytes, and the key stands in every table of every record and frame."""
+
+INFO_TYPES = ", ".join(f"{name} ({number})" for name, number in api_pb2.InfoType.items())
 
 REQUEST_SHARE = 2
 """One request may take at most this fraction (half) of a ring, so that it finds room whatever the position."""
@@ -59,13 +63,15 @@ class _Way:
     topic: str
     number: int
     essentials: str
+    published: Counter
 
 
 class _Sheaf:
     """The records that one request makes for one producer: a new one begins when the last is full."""
 
     def __init__(self, producer: ProducerProxy) -> None:
-        self.records: list[Record] = []
+        self._records: list[Record] = []
+        self._ways: list[_Way] = []  # of all rows of all records
         self._request_bytes_max = producer.down.capacity_bytes // REQUEST_SHARE - HEADERS_BYTES
         self._before_bytes = 0  # of the records before the last
         self._bytes = 0
@@ -76,7 +82,7 @@ class _Sheaf:
         self._before_bytes += self._bytes
         self._bytes = 0
         self._record = Record([], [], [])
-        self.records.append(self._record)
+        self._records.append(self._record)
 
     def add(self, way: _Way, session_key: str, is_essential: bool, packet: bytes) -> None:
         """Raises BadRequest, also when the request has become too large for its ring."""
@@ -99,10 +105,17 @@ class _Sheaf:
         key = _key(session_key, "session_key")
         routes = self._record.routes
         row = self._rows[way, session_key, is_essential] = len(routes)
+        self._ways.append(way)
         essentials = way.essentials if is_essential else ""
         routes.append(Route(way.topic, way.number, key, essentials, b"", way.data_source))
         self._bytes += len(key) + len(way.topic) + len(essentials) + len(way.data_source) + 32
         return row
+
+    def parcel(self) -> Parcel:
+        parcel = Parcel(self._records)
+        counts = chain.from_iterable(record.counts for record in self._records)
+        parcel.published = [(way.published, count) for way, count in zip(self._ways, counts, strict=True)]
+        return parcel
 
 
 class Door:
@@ -111,6 +124,7 @@ class Door:
     def __init__(self, routing: Routing, peer: Peer, settings: Settings) -> None:
         self._routing = routing
         self._peer = peer
+        self._published = published_counters(peer.worker.counters, routing)
         self._ways: dict[tuple[str, str], _Way] = {}
 
     def data_packet(self, request: bytes) -> Parcels:
@@ -129,13 +143,17 @@ class Door:
         view = _parse(WriteInfoPacketRequestView, request)
         if not view.HasField("message"):
             raise BadRequest("message: missing")
+        if view.type not in api_pb2.InfoType.values():  # nobody can say which topic is meant
+            raise BadRequest(f"type: {view.type} is not allowed, wanted one of {INFO_TYPES}")
         producer = self._peer.producer_of("")
         packet = _packet(view.message, producer)
         key = _key(packet.session_key, "message.session_key")
         is_status = view.type == api_pb2.INFO_TYPE_SYSTEM_STATUS
         partition = self._routing.system_status if is_status else self._routing.session_info
         route = Route(*partition, key, data_source=INFO)
-        return {producer: Parcel([Record([route], [0], [view.message])])}
+        parcel = Parcel([Record([route], [0], [view.message])])
+        parcel.published = [(self._published.of(*partition, INFO)[0], 1)]
+        return {producer: parcel}
 
     def _parcels(self, details: Iterable[DataPacketDetailsView], field: str) -> Parcels:
         sheaves: dict[ProducerProxy, _Sheaf] = {}
@@ -146,7 +164,7 @@ class Door:
         except (BadRequest, BadName) as error:
             place = f"{field}[{index}]" if field == "details" else field
             raise BadRequest(f"{place}.{error}") from None
-        return {producer: Parcel(sheaf.records) for producer, sheaf in sheaves.items()}
+        return {producer: sheaf.parcel() for producer, sheaf in sheaves.items()}
 
     def _add(self, sheaves: dict[ProducerProxy, _Sheaf], detail: DataPacketDetailsView) -> None:
         data_source, stream, message = detail.data_source, detail.stream, detail.message
@@ -166,7 +184,8 @@ class Door:
         if len(self._ways) >= WAYS_MAX:
             self._ways.clear()
         producer = self._peer.producer_of(data_source)
-        way = self._ways[data_source, stream] = _Way(producer, data_source, topic, number, essentials)
+        published = self._published.of(topic, number, data_source)[0]
+        way = self._ways[data_source, stream] = _Way(producer, data_source, topic, number, essentials, published)
         return way
 
 
@@ -191,4 +210,5 @@ def _parse(kind: type[_View], request: bytes) -> _View:
     try:
         return kind.FromString(request)
     except DecodeError:
-        raise BadRequest(f"request: {len(request)} bytes that are no {kind.__name__.removesuffix('View')}") from None
+        name = kind.__name__.removesuffix("View")
+        raise BadRequest(f"request: not readable: {len(request)} bytes, no {name}") from None

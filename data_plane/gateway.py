@@ -14,7 +14,7 @@ from typing import Any, TypeAlias, cast
 import grpc
 import uvloop
 from google.protobuf.message import DecodeError
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2
 
 from ma.streaming.key_generator.v1 import key_generator_pb2
 from trackside.data_plane import metrics
@@ -24,7 +24,6 @@ from trackside.data_plane.packet_reader import PacketReader
 from trackside.data_plane.packet_writer import PacketWriter
 from trackside.data_plane.peer import Peer
 from trackside.data_plane.routing import Routing
-from trackside.data_plane.stream_metrics import published_counters
 from trackside.data_plane.worker import Worker
 from trackside.protos import internal_pb2
 from trackside.shm.liveness import WorkerState
@@ -61,10 +60,7 @@ class Gateway(grpc.GenericRpcHandler):
         self._control = ControlCalls(worker)
         self._notifications = Notifications(enabled=settings.integrate_session_management)
         refusals = metrics.refusal_counters(worker.counters)
-        published = published_counters(worker.counters, routing)
-        self._writer = PacketWriter(
-            self.peer, Door(routing, self.peer, settings), settings, counters, refusals, published
-        )
+        self._writer = PacketWriter(self.peer, Door(routing, self.peer, settings), settings, counters, refusals)
         self._reader = PacketReader(self.peer, routing, settings, self._control.look_up, counters)
         self._mirror = metrics.Mirror(worker.counters, metrics.READERS_STATISTICS)
         self._health = health.aio.HealthServicer()
@@ -102,7 +98,7 @@ class Gateway(grpc.GenericRpcHandler):
         }
         for method in PASSED_METHODS:
             table[method] = unary(self._ended(self._passed(method)))
-        return table
+        return table | _health_methods(self._health)
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Method | None:
         return self._handlers.get(handler_call_details.method)
@@ -143,7 +139,6 @@ class Gateway(grpc.GenericRpcHandler):
             stopping.set()
         self.peer.start()
         self._server.add_generic_rpc_handlers((self,))
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         for address in self.worker.spec.public_addresses:
             self._server.add_insecure_port(address)
         await self._server.start()
@@ -214,6 +209,26 @@ class Gateway(grpc.GenericRpcHandler):
                 liveness, _ = self.worker.attach(slot.name)
                 states[slot.role] = states.get(slot.role, True) and liveness.state == WorkerState.READY
         return {role for role, ready in states.items() if ready}
+
+
+def _health_methods(servicer: health.aio.HealthServicer) -> dict[str, Method]:
+    """Health as everybody knows it, but for requests that cannot be read: grpc would end them as UNKNOWN."""
+
+    def parsed(behaviour: Handler) -> Handler:
+        async def call(data: bytes, context: Context) -> Any:
+            try:
+                request = health_pb2.HealthCheckRequest.FromString(data)
+            except DecodeError as error:
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"request: not readable: {error}")
+            return await behaviour(request, context)
+
+        return call
+
+    encode = health_pb2.HealthCheckResponse.SerializeToString
+    return {
+        "/grpc.health.v1.Health/Check": grpc.unary_unary_rpc_method_handler(parsed(servicer.Check), None, encode),
+        "/grpc.health.v1.Health/Watch": grpc.unary_stream_rpc_method_handler(parsed(servicer.Watch), None, encode),
+    }
 
 
 async def _first_of(*awaitables: Awaitable[Any]) -> None:

@@ -92,7 +92,7 @@ def test_ids_are_random() -> None:
 @pytest.mark.parametrize(
     ("details", "expected"),
     [
-        (None, "details: None"),
+        (None, "details: missing"),
         (messages.ConnectionDetails(), "details.data_source: ''"),
         (messages.ConnectionDetails(data_source="a b"), "details.data_source: 'a b'"),
         (car(streams=["ok", "b/c"]), "details.streams[1]: 'b/c'"),
