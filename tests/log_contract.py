@@ -17,6 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
+import pytest
+
 from trackside.data_plane.log import END, Cursor, LogReader, LogWriter, Partition, Progress, Run, Watermarks
 from trackside.data_plane.record import Record, Route
 
@@ -244,6 +246,9 @@ class LogContract:
         assert [entry.value for entry in got] == packets
         assert [entry.offset for entry in got] == list(range(500))
 
+    @pytest.mark.reference_test(
+        "Router: end to end: several routes, with and without keys", "Router: reader: three partitions"
+    )
     def test_every_partition_keeps_its_own_order(self, log: LogUnderTest) -> None:
         topic, other, feed = log.topic("mixed"), log.topic("mixed-other"), Feed(log.writer())
         routes = [Route(topic, 0, b"a"), Route(topic, 1, b"b"), Route(other, 0, b"c")]
@@ -262,6 +267,8 @@ class LogContract:
             assert [entry.value for entry in found] == expected[index]
             assert {entry.key for entry in found} == {route.key}
 
+    @pytest.mark.fact("C1")
+    @pytest.mark.reference_test("Router: producer: value and key arrive unchanged")
     def test_keys_and_identities_come_back(self, log: LogUnderTest) -> None:
         topic, feed = log.topic("keys"), Feed(log.writer())
         routes = [
@@ -293,6 +300,7 @@ class LogContract:
         reading.collect(len(packets))
         assert reading.values == packets
 
+    @pytest.mark.fact("C1")
     def test_an_essential_packet_reaches_both_topics(self, log: LogUnderTest) -> None:
         topic, feed = log.topic("data"), Feed(log.writer())
         essentials = topic + "_essential"
@@ -307,6 +315,7 @@ class LogContract:
         assert data.values == packets
         assert copies.values == [value for value, index in zip(packets, indexes, strict=True) if index == 1]
 
+    @pytest.mark.fact("C1")
     def test_the_essentials_copy_is_there_first(self, log: LogUnderTest) -> None:
         topic, feed, reader = log.topic("first"), Feed(log.writer()), log.reader()
         data, copies = collector(reader, topic), collector(reader, topic + "_essential")
@@ -414,6 +423,10 @@ class LogContract:
 
     # cursors
 
+    @pytest.mark.fact("A9")
+    @pytest.mark.reference_test(
+        "Router: listener: from offset 10 of 15", "Router: listener: from the earliest with key"
+    )
     def test_a_cursor_starts_exactly_where_it_was_opened(self, log: LogUnderTest) -> None:
         topic, feed = log.topic("start"), Feed(log.writer())
         for start in range(0, 60, 20):
@@ -424,6 +437,8 @@ class LogContract:
             assert [entry.offset for entry in got] == list(range(start, 60))
             assert [entry.value for entry in got] == numbered(start, 60 - start)
 
+    @pytest.mark.fact("A9")
+    @pytest.mark.reference_test("Router: listener: live without key")
     def test_a_cursor_at_the_end_sees_only_what_comes(self, log: LogUnderTest) -> None:
         topic, feed, reader = log.topic("end"), Feed(log.writer()), log.reader()
         feed.append_logged(record(numbered(0, 10), Route(topic, 0, b"k")))
@@ -445,6 +460,7 @@ class LogContract:
         got = reading.collect(3)
         assert [entry.offset for entry in got] == [15, 16, 17]
 
+    @pytest.mark.fact("R11")
     def test_a_cursor_waits_for_a_partition_that_does_not_exist(self, log: LogUnderTest) -> None:
         topic, reader = log.topic("later"), log.reader()
         from_start, from_end = collector(reader, topic), collector(reader, topic, END)
@@ -456,6 +472,7 @@ class LogContract:
         from_end.collect(10)
         assert from_start.values == from_end.values == numbered(0, 10)
 
+    @pytest.mark.fact("R17")
     def test_reading_creates_no_topic(self, log: LogUnderTest) -> None:
         missing, topic, reader = log.topic("missing"), log.topic("present"), log.reader()
         waiting = collector(reader, missing)
@@ -465,6 +482,8 @@ class LogContract:
         see_topic(reader, topic)
         assert missing not in reader.topics()
 
+    @pytest.mark.fact("K2")
+    @pytest.mark.reference_test("Router: reader: two readers at once each get everything")
     def test_two_cursors_on_one_partition_are_independent(self, log: LogUnderTest) -> None:
         topic, feed, reader = log.topic("two"), Feed(log.writer()), log.reader()
         feed.append_logged(record(numbered(0, 30), Route(topic, 0, b"k")))
@@ -505,6 +524,8 @@ class LogContract:
 
     # what exists
 
+    @pytest.mark.fact("C2")
+    @pytest.mark.reference_test("Router: topic helper: high watermarks by partition and topic")
     def test_watermarks_before_and_after(self, log: LogUnderTest) -> None:
         topic, reader = log.topic("marks"), log.reader()
         zero, one = Partition(topic, 0), Partition(topic, 1)

@@ -59,6 +59,7 @@ def settings(config: str | Mapping[str, object] | None = None, **environ: str) -
     return load_settings(config, environ=environ)
 
 
+@pytest.mark.fact("A1", "C7")
 def test_nothing_given_is_the_local_log_on_the_known_ports() -> None:
     found = settings()
     assert (found.broker, found.port, found.key_port) == ("", 13579, 15379)
@@ -71,12 +72,14 @@ def test_defaults_of_the_table_are_those_of_the_struct() -> None:
     assert msgspec.structs.replace(settings(), **places) == Settings()
 
 
+@pytest.mark.reference_test("HostStreamApiConfigurationShould: both configuration classes have the same properties")
 def test_every_field_of_the_settings_has_exactly_one_key() -> None:
     several = {"security", "publisher_overrides", "consumer_overrides"}
     fields = sorted(key.setting for key in KEYS if key.setting)
     assert fields == sorted(field for field in Settings.__struct_fields__ if field not in several)
 
 
+@pytest.mark.fact("C7")
 def test_a_file_from_the_field_is_understood() -> None:
     conclusion = conclude(written(FIELD_FILE), environ=NOBODY)
     assert conclusion.problems == []

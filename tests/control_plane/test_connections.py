@@ -42,6 +42,8 @@ def car(**fields: object) -> messages.ConnectionDetails:
 # -- the service ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fact("A8")
+@pytest.mark.reference_test("ConnectionManagerShould: GetConnection gives the details of the request")
 def test_details_come_back_as_they_were_given_also_fields_of_a_newer_client() -> None:
     async def scenario() -> None:
         async with running() as server:
@@ -63,6 +65,12 @@ def test_details_come_back_as_they_were_given_also_fields_of_a_newer_client() ->
     run(scenario())
 
 
+@pytest.mark.fact("A17")
+@pytest.mark.reference_test(
+    "ConnectionManagerShould: GetConnection with id 0",
+    "ConnectionManagerShould: CloseConnection with id 0",
+    "ConnectionManagerShould: CloseConnection takes the connection away",
+)
 def test_an_unknown_connection_is_an_answer_not_an_error() -> None:
     async def scenario() -> None:
         async with running() as server:
@@ -78,6 +86,8 @@ def test_an_unknown_connection_is_an_answer_not_an_error() -> None:
     run(scenario())
 
 
+@pytest.mark.fact("R20")
+@pytest.mark.reference_test("ConnectionManagerShould: two equal requests get two ids")
 def test_ids_are_random() -> None:
     async def scenario() -> None:
         async with running() as server:
@@ -89,6 +99,7 @@ def test_ids_are_random() -> None:
     run(scenario())
 
 
+@pytest.mark.fact("R5", "R21")
 @pytest.mark.parametrize(
     ("details", "expected"),
     [
@@ -192,6 +203,7 @@ def test_the_journal_is_rewritten_when_most_of_it_is_closed(tmp_path: Path, monk
     again.shut()
 
 
+@pytest.mark.fact("K8")
 def test_a_full_table_refuses_and_takes_again_after_a_close(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "TABLE_BYTES_MAX", 1000)
     table = ConnectionTable(tmp_path / "connections")

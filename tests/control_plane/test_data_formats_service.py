@@ -39,6 +39,8 @@ async def event_of(server: Running, identifier: int) -> str:
     return str((await server.formats.GetEvent(request)).event)
 
 
+@pytest.mark.fact("A18", "C5", "D3")
+@pytest.mark.reference_test("DataFormatManagerShould: a new event and a new list get ids that resolve at once")
 def test_a_list_has_one_identifier_and_another_order_another() -> None:
     async def scenario() -> None:
         async with running() as server:
@@ -56,6 +58,7 @@ def test_a_list_has_one_identifier_and_another_order_another() -> None:
     run(scenario())
 
 
+@pytest.mark.fact("C2", "D7")
 def test_a_definition_goes_to_the_main_stream_and_the_essentials() -> None:
     async def scenario() -> None:
         async with running() as server:
@@ -72,6 +75,7 @@ def test_a_definition_goes_to_the_main_stream_and_the_essentials() -> None:
     run(scenario())
 
 
+@pytest.mark.fact("D2", "D4")
 def test_a_hundred_requests_at_once_get_one_identifier_and_write_one_definition() -> None:
     async def scenario() -> None:
         async with running() as server:
@@ -81,6 +85,7 @@ def test_a_hundred_requests_at_once_get_one_identifier_and_write_one_definition(
     run(scenario())
 
 
+@pytest.mark.fact("D2")
 def test_two_servers_that_ask_at_once_come_to_the_first_definition_in_the_log() -> None:
     async def scenario() -> None:
         log = FakeLog()
@@ -114,6 +119,11 @@ def test_a_definition_of_another_program_that_came_first_wins() -> None:
     run(scenario())
 
 
+@pytest.mark.fact("D6")
+@pytest.mark.reference_test(
+    "DataFormatInfoServiceShould: definitions on the topic are found by list and by id",
+    "DataFormatManagerShould: what the topic has is given out, in both directions",
+)
 def test_what_the_log_has_is_known_after_a_start_and_followed() -> None:
     async def scenario() -> None:
         log = FakeLog()

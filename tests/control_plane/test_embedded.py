@@ -32,6 +32,11 @@ def is_alive(pid: int) -> bool:
     return True
 
 
+@pytest.mark.fact("K6")
+@pytest.mark.reference_test(
+    "ClientShould: the flag says initialised only between Initialise and Shutdown",
+    "ClientShould: every service has a client after Initialise",
+)
 def test_serves_on_a_free_port_and_leaves_nothing() -> None:
     with launch_embedded() as server:
         assert connect_to(server) > 0
@@ -62,6 +67,7 @@ def test_a_broken_file_is_told(tmp_path: Path) -> None:
         launch_embedded(config)
 
 
+@pytest.mark.fact("K6")
 def test_a_wrong_key_is_told() -> None:
     with pytest.raises(EmbeddedServerFailed, match="Gateways"):
         launch_embedded({"Gateways": -3})

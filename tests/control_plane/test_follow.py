@@ -118,6 +118,7 @@ def test_a_control_plane_that_starts_anew_tells_what_was_missed() -> None:
     run(scenario())
 
 
+@pytest.mark.fact("A19")
 def test_sessions_of_the_past_are_no_news_when_they_are_read_late() -> None:
     async def scenario() -> None:
         port = FakeLogPort()
@@ -163,6 +164,7 @@ def test_when_the_log_is_another_one_gateways_ask_again() -> None:
     run(scenario())
 
 
+@pytest.mark.fact("S10")
 def test_a_gateway_that_takes_nothing_loses_its_stream_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(follow, "QUEUED_MAX", 20)
 
@@ -200,6 +202,7 @@ def test_a_gateway_has_one_stream_that_of_its_newest_incarnation() -> None:
     run(scenario())
 
 
+@pytest.mark.fact("A4", "S19")
 def test_the_session_is_complete_when_its_start_is_told() -> None:
     async def scenario() -> None:
         async with running() as server:

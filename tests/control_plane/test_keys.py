@@ -29,6 +29,7 @@ def take(source: NumberSource, count: int, node: int = 0) -> list[int]:
     return taken
 
 
+@pytest.mark.fact("C5")
 def test_a_number_is_utc_time_in_ticks_with_the_node_in_the_low_digits(tmp_path: Path) -> None:
     moment = datetime(2026, 2, 3, 4, 5, 6, tzinfo=UTC)
     (key,) = take(NumberSource(str(tmp_path), ManualClock(int(moment.timestamp()) * 1_000_000_000)), 1, node=42)
@@ -53,6 +54,8 @@ def test_numbers_of_one_moment_and_of_a_clock_that_steps_back_increase(tmp_path:
 STEPS = st.tuples(st.integers(-(10**12), 10**12), st.integers(0, 5), st.booleans(), st.sampled_from([0, 5, 999]))
 
 
+@pytest.mark.fact("K10")
+@pytest.mark.reference_test("Router: key generator: a million numbers are unique")
 @given(steps=st.lists(STEPS, max_size=12))
 @settings(deadline=None, max_examples=100)
 def test_no_number_twice_whatever_clocks_restarts_and_node_numbers_do(
@@ -92,6 +95,7 @@ def test_a_damaged_file_is_no_reason_to_guess(content: bytes, tmp_path: Path) ->
         NumberSource(str(tmp_path), ManualClock())
 
 
+@pytest.mark.fact("C5")
 def test_the_service_gives_both_kinds_and_refuses_others() -> None:
     async def scenario() -> None:
         async with running(node_number=3) as server:

@@ -96,6 +96,7 @@ def test_a_claim_says_nothing_about_sessions() -> None:
     assert not any(sessions.statistics().values())
 
 
+@pytest.mark.fact("K10")
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=40))
 @settings(max_examples=50)
 def test_no_number_has_two_holders(asked: list[tuple[int, int]]) -> None:
@@ -232,6 +233,7 @@ def test_claims_are_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 # -- several servers --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fact("K10")
 def test_ten_servers_that_start_at_once_have_ten_numbers(tmp_path: Path) -> None:
     async def scenario() -> None:
         log = FakeLog()

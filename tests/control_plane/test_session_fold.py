@@ -44,6 +44,7 @@ def folded(*entries: LoggedEntry) -> SessionFold:
     return fold
 
 
+@pytest.mark.fact("C2")
 def test_a_session_starts_changes_and_ends() -> None:
     fold = folded(
         new(0, topic_partition_offsets={"Car:0": 10, "Car.a:0": 3}, session_info=data.SessionInfoPacket(
@@ -83,6 +84,7 @@ def test_information_that_names_no_data_source_in_a_new_session_is_left_out() ->
     assert (record.identifier, record.version) == ("", 0)
 
 
+@pytest.mark.fact("S15")
 def test_what_comes_before_its_session_is_held() -> None:
     early = folded(info(0, identifier="early"), end(1, topic_partition_offsets={"Car:0": 4}), new(2))
     record = early.get("k")
@@ -106,6 +108,7 @@ def test_held_entries_are_bounded_and_the_longest_held_go_first(monkeypatch: pyt
     assert fold.statistics()["dropped"] > 5
 
 
+@pytest.mark.fact("S2")
 def test_a_repeat_of_an_older_snapshot_does_not_take_back_a_newer_one() -> None:
     fold = folded(
         new(0), info(1, identity=b"1", identifier="A"), info(2, identity=b"2", identifier="B"),
@@ -133,6 +136,7 @@ def test_what_cannot_be_read_is_counted_and_passed_by() -> None:
     assert fold.statistics()["ignored"] == 6
 
 
+@pytest.mark.fact("C2")
 def test_forms_of_offset_keys() -> None:
     assert offsets_of([("Car", 4), ("Car:1", 5), ("Car:0", 3)]) == {Partition("Car", 0): 4, Partition("Car", 1): 5}
 

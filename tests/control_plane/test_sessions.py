@@ -67,6 +67,7 @@ def write_info(log: FakeLog, key: str, **fields: object) -> None:
 # -- one server -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fact("A4")
 def test_what_was_answered_is_seen_in_the_next_answer() -> None:
     async def scenario() -> None:
         clock = ManualClock()
@@ -92,6 +93,8 @@ def test_what_was_answered_is_seen_in_the_next_answer() -> None:
     run(scenario())
 
 
+@pytest.mark.fact("A5")
+@pytest.mark.reference_test("SessionManagementServiceShould: GetCurrentSessions gives those of the data source")
 def test_sessions_are_listed_in_the_order_in_which_they_started_ended_ones_too() -> None:
     async def scenario() -> None:
         async with running() as server:
@@ -106,6 +109,13 @@ def test_sessions_are_listed_in_the_order_in_which_they_started_ended_ones_too()
     run(scenario())
 
 
+@pytest.mark.fact("A17", "C4")
+@pytest.mark.reference_test(
+    "SessionManagementServiceShould: EndSession for an unknown session",
+    "SessionManagementServiceShould: UpdateSessionIdentifier for an unknown session",
+    "SessionManagementServiceShould: UpdateSessionDetails for an unknown session",
+    "SessionManagementServiceShould: AddAssociateSession for an unknown session",
+)
 def test_an_unknown_session_is_an_answer_not_an_error() -> None:
     async def scenario() -> None:
         async with running() as server:
@@ -119,6 +129,7 @@ def test_an_unknown_session_is_an_answer_not_an_error() -> None:
     run(scenario())
 
 
+@pytest.mark.fact("S3")
 def test_changes_that_change_nothing_succeed_and_write_nothing() -> None:
     async def scenario() -> None:
         async with running() as server:
@@ -132,6 +143,7 @@ def test_changes_that_change_nothing_succeed_and_write_nothing() -> None:
     run(scenario())
 
 
+@pytest.mark.fact("A6", "C2")
 @pytest.mark.parametrize("naming", ["legacy", "domain"])
 def test_offsets_have_the_topics_names_on_the_log_and_the_clients_names_in_answers(naming: str) -> None:
     real = {"legacy": ["Car", "Car_essential", "Car.a"], "domain": ["D.Data.Car", "D.Essential.Car", "D.Data.Car.a"]}
@@ -155,6 +167,7 @@ def test_offsets_have_the_topics_names_on_the_log_and_the_clients_names_in_answe
     run(scenario())
 
 
+@pytest.mark.fact("A6")
 def test_partition_based_offsets_and_streams_are_those_of_the_configuration() -> None:
     async def scenario() -> None:
         port = FakeLogPort()
@@ -168,6 +181,7 @@ def test_partition_based_offsets_and_streams_are_those_of_the_configuration() ->
     run(scenario())
 
 
+@pytest.mark.fact("A21", "S5", "S7")
 def test_streams_are_kept_per_data_source_and_asked_for_once() -> None:
     async def scenario() -> None:
         clock = ManualClock()
@@ -192,6 +206,7 @@ def test_streams_are_kept_per_data_source_and_asked_for_once() -> None:
     run(scenario())
 
 
+@pytest.mark.fact("S1")
 def test_two_hundred_updates_of_one_session_at_once_lose_nothing() -> None:
     async def scenario() -> None:
         async with running() as server:
@@ -207,6 +222,7 @@ def test_two_hundred_updates_of_one_session_at_once_lose_nothing() -> None:
     run(scenario())
 
 
+@pytest.mark.fact("S12")
 def test_ending_twice_writes_one_packet_and_answers_the_same() -> None:
     async def scenario() -> None:
         async with running() as server:
@@ -229,6 +245,7 @@ def test_ending_twice_writes_one_packet_and_answers_the_same() -> None:
     run(scenario())
 
 
+@pytest.mark.fact("S13")
 def test_ending_a_session_of_another_data_source_does_nothing() -> None:
     async def scenario() -> None:
         async with running() as server:
@@ -282,6 +299,7 @@ def test_a_session_ends_also_when_some_of_its_packets_are_parked(caplog: pytest.
     assert "do not cover the rest" in caplog.text
 
 
+@pytest.mark.fact("S16")
 def test_a_session_log_whose_entries_have_all_expired_is_loaded() -> None:
     async def scenario() -> None:
         port = FakeLogPort()
@@ -296,6 +314,7 @@ def test_a_session_log_whose_entries_have_all_expired_is_loaded() -> None:
 # -- when the log is away ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fact("S17")
 def test_nothing_is_appended_when_the_log_is_known_to_be_away() -> None:
     async def scenario() -> None:
         async with running() as server:
@@ -314,6 +333,7 @@ def test_nothing_is_appended_when_the_log_is_known_to_be_away() -> None:
     run(scenario())
 
 
+@pytest.mark.fact("S17")
 def test_a_session_whose_creation_was_given_up_is_ended_when_it_appears(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session_changes, "CHANGE_SECONDS", 0.05)
 
@@ -363,6 +383,7 @@ def test_a_late_change_of_a_caller_that_gave_up_is_not_taken_back(monkeypatch: p
     run(scenario())
 
 
+@pytest.mark.fact("S16")
 def test_before_the_log_was_read_nobody_is_told_that_a_session_is_unknown() -> None:
     async def scenario() -> None:
         port = FakeLogPort()
@@ -387,6 +408,8 @@ def test_before_the_log_was_read_nobody_is_told_that_a_session_is_unknown() -> N
 # -- the state is the log's -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fact("S16")
+@pytest.mark.reference_test("SessionInfoServiceShould: it starts when the broker is there")
 def test_a_server_that_starts_anew_gives_the_same_answers() -> None:
     async def scenario() -> None:
         log = FakeLog()
@@ -401,6 +424,7 @@ def test_a_server_that_starts_anew_gives_the_same_answers() -> None:
     run(scenario())
 
 
+@pytest.mark.fact("A22", "S15")
 def test_sessions_of_other_programs_are_seen_and_can_be_changed() -> None:
     async def scenario() -> None:
         async with running() as server:
@@ -419,6 +443,7 @@ def test_sessions_of_other_programs_are_seen_and_can_be_changed() -> None:
     run(scenario())
 
 
+@pytest.mark.fact("S1", "S2")
 def test_another_servers_change_between_is_kept() -> None:
     """Its snapshot came first, ours was made without it and takes it back; then ours is appended again with both."""
 
@@ -571,6 +596,7 @@ def test_a_change_that_makes_a_session_too_large_harms_no_other_of_the_same_mome
     run(scenario())
 
 
+@pytest.mark.fact("C4")
 def test_without_session_management_every_call_says_no() -> None:
     async def scenario() -> None:
         async with running(integrate_session_management=False) as server:

@@ -30,6 +30,8 @@ def packet_of(definition: data.DataFormatDefinitionPacket) -> bytes:
     return data.Packet(type="DataFormatDefinition", content=definition.SerializeToString()).SerializeToString()
 
 
+@pytest.mark.fact("C5")
+@pytest.mark.reference_test("DataFormatInfoServiceShould: two ids of one list and of one event all resolve")
 def test_the_first_definition_of_a_list_is_given_out_and_all_are_found() -> None:
     fold = fold_of(parameters_definition(20, ("a", "b")), parameters_definition(10, ("a", "b")))
     assert fold.parameters_identifier(("a", "b")) == 20
@@ -37,6 +39,8 @@ def test_the_first_definition_of_a_list_is_given_out_and_all_are_found() -> None
     assert fold.statistics() == {"formats": 1, "identifiers": 2, "ignored": 0}
 
 
+@pytest.mark.fact("C5", "D3")
+@pytest.mark.reference_test("ParameterListKeyCreatorShould: an empty list, one name and three names are different keys")
 def test_order_repetition_and_commas_make_other_lists() -> None:
     lists = [("a", "b"), ("b", "a"), ("a", "b", "b"), ("a,b",), ("a", "b", ""), ()]
     fold = fold_of(*(parameters_definition(number, names) for number, names in enumerate(lists, 1)))

@@ -274,6 +274,7 @@ def test_a_closed_connections_read_ends_however_much_comes_in(bench: Bench) -> N
     assert call.written == [0] and not len(bench.peer.readers)
 
 
+@pytest.mark.fact("R10", "R12")
 def test_a_read_that_is_refused_leaves_nothing_behind(bench: Bench) -> None:
     service = handler(bench, streams=["good", "bad/name"])
     call = Call()
@@ -284,6 +285,7 @@ def test_a_read_that_is_refused_leaves_nothing_behind(bench: Bench) -> None:
     assert not len(bench.peer.readers) and not bench.reader.cursors
 
 
+@pytest.mark.fact("R1", "R12")
 def test_a_read_that_is_cancelled_while_it_opens_leaves_nothing_behind(bench: Bench) -> None:
     service = handler(bench)
 
@@ -299,6 +301,7 @@ def test_a_read_that_is_cancelled_while_it_opens_leaves_nothing_behind(bench: Be
     assert not bench.peer.consumers[0].watched and not bench.consumer._watches
 
 
+@pytest.mark.fact("R12")
 def test_topics_that_nobody_watches_any_more_are_not_kept(bench: Bench) -> None:
     bench.append(packet(0))
     bench.peer.watch_topics("Car")
@@ -363,6 +366,7 @@ async def waiting_writes(bench: Bench, parcel: Parcel, count: int) -> list[async
     return tasks
 
 
+@pytest.mark.fact("W9")
 @pytest.mark.parametrize("limit", ["WAITING_MAX", "WAITING_BYTES_MAX"])
 def test_what_may_wait_for_room_is_bounded_and_holds_up_its_own_topic_only(
     bench: Bench, limit: str, monkeypatch: pytest.MonkeyPatch
@@ -628,6 +632,7 @@ def test_without_session_management_the_streams_end_at_once() -> None:
     asyncio.run(subscribe())
 
 
+@pytest.mark.fact("S11")
 def test_a_subscriber_that_goes_at_once_leaves_nothing_behind() -> None:
     class Gone:
         async def send_initial_metadata(self, _: object) -> None:

@@ -65,6 +65,11 @@ def kind(request: pytest.FixtureRequest) -> str:
 # -- types ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fact("C3")
+@pytest.mark.reference_test(
+    "IdentifierFilterShould: without include patterns everything passes",
+    "IdentifierFilterShould: without exclude patterns nothing is excluded",
+)
 def test_without_patterns_all_samples_and_events_pass_and_markers_do_not(kind: str) -> None:
     everything = filter_of()
     assert everything.evaluate(samples(kind, "vCar:Chassis"), NO_FORMATS) is True
@@ -74,6 +79,7 @@ def test_without_patterns_all_samples_and_events_pass_and_markers_do_not(kind: s
     assert filter_of(include_markers=True).evaluate(marker, NO_FORMATS) is True
 
 
+@pytest.mark.fact("A15", "C3")
 @pytest.mark.parametrize("other", ["RawCANData", "Configuration", "periodicdata", "PeriodicDataPacket", "", "0"])
 def test_other_types_never_pass(other: str) -> None:
     content = data.PeriodicDataPacket(
@@ -83,6 +89,7 @@ def test_other_types_never_pass(other: str) -> None:
     assert filter_of(include_markers=True).evaluate(packet, NO_FORMATS) is False
 
 
+@pytest.mark.fact("A15")
 @pytest.mark.parametrize(
     "packet",
     [
@@ -115,6 +122,7 @@ def test_samples_behind_the_data_format_do_not_matter(kind: str) -> None:
 # -- parameters and events --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fact("C3")
 def test_any_parameter_of_a_packet_is_enough(kind: str) -> None:
     wanted = filter_of(include_parameters=["^vCar"], exclude_parameters=["Rear"])
     for names, answer in [
@@ -127,6 +135,8 @@ def test_any_parameter_of_a_packet_is_enough(kind: str) -> None:
         assert wanted.evaluate(samples(kind, *names), NO_FORMATS) is answer, names
 
 
+@pytest.mark.fact("C3")
+@pytest.mark.reference_test("IdentifierFilterShould: a name in both lists is rejected")
 def test_a_parameter_in_both_lists_is_excluded(kind: str) -> None:
     wanted = filter_of(include_parameters=["vCar"], exclude_parameters=["vCar"])
     assert wanted.evaluate(samples(kind, "vCar"), NO_FORMATS) is False
@@ -153,6 +163,10 @@ def test_one_name_as_event_and_as_parameter_has_two_answers() -> None:
 # -- patterns ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fact("C3")
+@pytest.mark.reference_test(
+    "IdentifierFilterShould: an include pattern matches", "IdentifierFilterShould: an exclude pattern matches"
+)
 @pytest.mark.parametrize(
     ("include", "exclude", "identifier", "answer"),
     [
@@ -205,6 +219,7 @@ def test_patterns_together_mean_what_each_means(include: list[str], exclude: lis
     assert IdentifierFilter("parameters", include, exclude).passes(identifier) is (included and not excluded)
 
 
+@pytest.mark.fact("D8")
 @pytest.mark.parametrize(
     "pattern", ["(", "a)|(b", "[a", "*", "a{1001}", r"(a)\1", "(?!a)", "(?<=a)b", "\\", r"\Qa", r"\pL{100}"]
 )
@@ -226,6 +241,7 @@ def test_a_refusal_names_field_value_and_reason() -> None:
     )
 
 
+@pytest.mark.fact("K8")
 @pytest.mark.parametrize(
     ("patterns", "reason"),
     [
@@ -292,6 +308,7 @@ class CountingFold(DataFormatFold):
         return super().parameters(identifier)
 
 
+@pytest.mark.fact("R15")
 def test_a_format_is_judged_once_for_all_packets() -> None:
     formats = CountingFold()
     formats.apply_packet(0, parameters_definition(1, ("vCar",)))

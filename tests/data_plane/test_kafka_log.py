@@ -141,6 +141,7 @@ class TestRefusals:
     def packets(self) -> list[bytes]:
         return [packet_of_size(5000 if number == 11 else 806, number) for number in range(40)]
 
+    @pytest.mark.fact("W8")
     def test_the_culprit_alone_is_refused_and_order_stays(self, log: KafkaUnderTest) -> None:
         topic, other, packets = log.topic("small"), log.topic("other"), self.packets()
         log.broker.create_topic(topic, PARTITIONS, {"max.message.bytes": "3000"})
@@ -156,6 +157,7 @@ class TestRefusals:
         assert "too large" in refusal.reason
         self.check_letter(log, topic, packets[11])
 
+    @pytest.mark.fact("W15")
     def test_nothing_passes_a_refused_packet(self, log: KafkaUnderTest, monkeypatch: pytest.MonkeyPatch) -> None:
         """Batches of two, many of them handed over, and only the last message of all reported: the batch of 10 and 11
         is refused, and those behind it would be taken but for the gapless guarantee. A window may stand twice."""
@@ -283,6 +285,7 @@ class TestOutages:
 
 
 class TestTopics:
+    @pytest.mark.fact("K1")
     def test_a_topic_deleted_underneath_is_made_again(self, log: KafkaUnderTest) -> None:
         topic, feed, reader = log.topic("gone"), Feed(log.writer()), log.reader()
         feed.append_logged(record(numbered(0, 100), Route(topic, 1, b"k")))
@@ -304,12 +307,15 @@ class TestTopics:
         assert reading.runs[-1].identity != reading.runs[0].identity
         assert reader.statistics()["restarts"] == 1
 
+    @pytest.mark.fact("K9")
+    @pytest.mark.reference_test("Router: end to end: an existing topic keeps its partitions, missing ones are made")
     def test_a_topic_with_too_few_partitions_grows(self, log: KafkaUnderTest) -> None:
         topic, feed = log.topic("narrow"), Feed(log.writer())
         log.broker.create_topic(topic, 1)
         feed.append_logged(record(numbered(0, 3), Route(topic, 1, b"k")))
         assert plain_values(log.broker, topic, 1) == numbered(0, 3)
 
+    @pytest.mark.fact("K1", "W14")
     def test_a_topic_that_cannot_be_made_holds_up_nobody_else(self, log: KafkaUnderTest) -> None:
         there, missing, late = log.topic("there"), log.topic("missing"), log.topic("late")
         log.broker.create_topic(there, PARTITIONS)
@@ -387,6 +393,7 @@ class TestClients:
 
 
 class TestReading:
+    @pytest.mark.fact("K3", "R4")
     def test_what_retention_has_deleted_is_jumped_over(self, log: KafkaUnderTest) -> None:
         topic, feed, reader = log.topic("old"), Feed(log.writer()), log.reader()
         feed.append_logged(record(numbered(0, 30), Route(topic, 0, b"k")))
@@ -398,6 +405,7 @@ class TestReading:
             assert reading.runs[0].start == start
             assert reading.values == numbered(max(start, 12), 30 - max(start, 12))
 
+    @pytest.mark.fact("R4")
     def test_retention_that_passes_a_waiting_cursor(self, log: KafkaUnderTest) -> None:
         topic, feed, reader = log.topic("passed"), Feed(log.writer()), log.reader()
         reading = collector(reader, topic, bytes_max=1)
@@ -410,6 +418,7 @@ class TestReading:
         assert reading.values[-3:] == numbered(90, 3)
         assert [run.start for run in reading.runs[1:]] == [run.next_offset for run in reading.runs[:-1]]
 
+    @pytest.mark.fact("R9")
     def test_undecodable_and_null_values_are_skipped_and_counted(self, log: KafkaUnderTest) -> None:
         topic, reader = log.topic("strange"), log.reader()
         log.broker.create_topic(topic)
@@ -421,6 +430,7 @@ class TestReading:
         drive(lambda: not reading.step() and reading.cursor.next_offset == 7, reader, what="the end")
         assert reader.statistics()["undecodable"] == 4
 
+    @pytest.mark.fact("R3")
     def test_a_hundred_cursors_cost_as_many_fetches_as_one(self, log: KafkaUnderTest) -> None:
         lonely, crowded = log.topic("lonely"), log.topic("crowded")
         feed, reader = Feed(log.writer()), log.reader()

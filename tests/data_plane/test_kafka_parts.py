@@ -47,6 +47,7 @@ class TestConfiguration:
         with pytest.raises(LogConfigurationError, match="broker = "):
             check_address(bad)
 
+    @pytest.mark.fact("W15")
     def test_nothing_is_given_up_and_nothing_passes_by_default(self) -> None:
         config = publisher_config(SETTINGS)
         assert config.gapless
@@ -105,9 +106,7 @@ class TestConfiguration:
             "7000",
         )
 
-    @pytest.mark.parametrize(
-        "overrides", [{"no_such_thing": "1"}, {"client_rack_": "x"}, {"batch_size": "large"}]
-    )
+    @pytest.mark.parametrize("overrides", [{"no_such_thing": "1"}, {"client_rack_": "x"}, {"batch_size": "large"}])
     def test_what_librdkafka_does_not_take_is_named(self, overrides: dict[str, str]) -> None:
         with pytest.raises(LogConfigurationError, match=next(iter(overrides)).replace("_", ".")):
             made(Producer, publisher_config(with_overrides(**overrides)).bulk)

@@ -88,6 +88,7 @@ def test_tallies_of_essentials(path: Path) -> None:
     assert rows(path, metrics.ESSENTIALS_DELIVERED) == {("5", "Car"): 2} and not rows(path, metrics.RECEIVED)
 
 
+@pytest.mark.fact("R19")
 def test_rows_of_a_forgotten_connection_are_gone(path: Path) -> None:
     connections = ReaderMetrics(CounterTable(path), per_connection=True)
     for number in (5, 6):
@@ -207,6 +208,7 @@ def test_a_finite_read_counts_what_is_below_its_end(bench: Bench, connections: R
     assert rows(counters_of(bench), metrics.READ) == {("1", "Car", ""): 1}
 
 
+@pytest.mark.fact("R19")
 def test_what_a_filter_lets_through_is_delivered(bench: Bench, connections: ReaderMetrics) -> None:
     """A packet that is no data of a known type does not pass; nor is anything sent for it."""
     spec = FilterSpec(1, 0, "Car", ["never"], [], [], [], False)

@@ -51,6 +51,7 @@ def test_a_producers_successor_begins_where_the_log_ended(bench: Bench) -> None:
     assert logged(bench.log) == [1, 2]
 
 
+@pytest.mark.fact("R3")
 def test_fetches_are_the_same_for_one_reader_and_for_a_hundred(bench: Bench) -> None:
     def fetches_of(readers: int) -> int:
         opened = [bench.open(END) for _ in range(readers)]
@@ -192,6 +193,7 @@ def test_a_full_ring_waits_and_lets_the_oldest_in_first(bench: Bench) -> None:
     assert logged(bench.log, Partition("E", 0)) == [1, 2]
 
 
+@pytest.mark.fact("W9")
 def test_one_topic_holds_at_most_its_share_of_a_ring(bench: Bench) -> None:
     producer = bench.peer.producers[0]
     bench.log.available = False

@@ -156,6 +156,7 @@ def make() -> tuple[Log, Consumer, Readers]:
     return log, consumer, Readers(1, lambda _: consumer, Settings())
 
 
+@pytest.mark.fact("K3")
 def test_another_log_means_from_its_beginning_and_is_counted() -> None:
     log, consumer, readers = make()
     log.keys = [0] * 5
@@ -168,6 +169,7 @@ def test_another_log_means_from_its_beginning_and_is_counted() -> None:
     assert reader.jumps == 1
 
 
+@pytest.mark.fact("R14")
 def test_a_finite_read_ends_at_its_end_and_sends_nothing_beyond() -> None:
     log, _, readers = make()
     log.keys = [0] * 9
@@ -201,6 +203,7 @@ def test_a_full_reader_leaves_the_feed_and_comes_back_when_it_has_drained() -> N
     assert isinstance(consumer.requests[-1], Slice) and consumer.requests[-1].offset == 4
 
 
+@pytest.mark.fact("R1")
 def test_a_closed_reader_is_forgotten_and_its_consumer_told() -> None:
     log, consumer, readers = make()
     log.keys = [0]
@@ -211,6 +214,7 @@ def test_a_closed_reader_is_forgotten_and_its_consumer_told() -> None:
     assert not reader.pending
 
 
+@pytest.mark.fact("A2", "R16")
 def test_responses_stay_below_four_mebibytes() -> None:
     reader = Reader(1, None, None, Settings())
     chunk = bytes(900_000)

@@ -45,6 +45,7 @@ def accepted(routing: Routing, data_source: str, stream: str) -> Partition:
 # -- both tables of names ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fact("C1")
 @pytest.mark.parametrize(
     ("settings", "main", "stream", "essentials", "common"),
     [
@@ -82,6 +83,7 @@ def test_a_bad_domain_is_refused() -> None:
         Routing(Settings(naming="domain", domain="a b"))
 
 
+@pytest.mark.fact("C1")
 def test_streams_are_partitions_of_one_topic() -> None:
     routing = Routing(PARTITIONED)
     assert routing.route("Car", "Chassis") == Partition("Car", 1)
@@ -92,12 +94,14 @@ def test_streams_are_partitions_of_one_topic() -> None:
     assert routing.label("Car", 0) == routing.label("Car", 7) == ""
 
 
+@pytest.mark.fact("S4")
 def test_streams_that_share_a_partition_have_the_first_ones_label_and_the_main_streams_has_none() -> None:
     routing = Routing(Settings(strategy="PartitionBased", partition_mappings={"A": 0, "B": 3, "C": 3}))
     assert [routing.label("Car", number) for number in (0, 3)] == ["", "B"]
     assert routing.streams_of("Car", []) == ["B", "C"]
 
 
+@pytest.mark.fact("K9", "W13")
 @pytest.mark.parametrize("settings", [PARTITIONED, PARTITIONED_DOMAIN])
 def test_only_main_topics_have_several_partitions(settings) -> None:
     routing = Routing(settings)
@@ -343,6 +347,7 @@ def test_one_partition_under_both_names_has_the_larger_offset() -> None:
         assert Routing(DOMAIN).api_offsets("Car", offsets) == {"Car.Chassis:0": 6}
 
 
+@pytest.mark.fact("A6")
 @given(presets, names, names)
 def test_both_forms_of_a_key_mean_the_same_partition(routing: Routing, data_source: str, stream: str) -> None:
     for partition in (accepted(routing, data_source, stream), routing.essentials(data_source)):

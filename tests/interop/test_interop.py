@@ -76,10 +76,52 @@ def in_python(server: Server, scenario: dict[str, Any]) -> dict[str, Any]:
     return run("python", server, scenario)
 
 
+@pytest.mark.fact(
+    "A1",
+    "A2",
+    "A3",
+    "A4",
+    "A6",
+    "A7",
+    "A8",
+    "A10",
+    "A11",
+    "A12",
+    "A14",
+    "A15",
+    "A16",
+    "A17",
+    "A18",
+    "A19",
+    "A20",
+    "A22",
+    "A23",
+)
 def test_python_gets_what_the_scenario_expects(in_python: dict[str, Any], scenario: dict[str, Any]) -> None:
     assert in_python == scenario["expected"]
 
 
+@pytest.mark.fact(
+    "A1",
+    "A2",
+    "A3",
+    "A4",
+    "A6",
+    "A7",
+    "A8",
+    "A10",
+    "A11",
+    "A12",
+    "A14",
+    "A15",
+    "A16",
+    "A17",
+    "A18",
+    "A19",
+    "A20",
+    "A22",
+    "A23",
+)
 def test_other_languages_get_the_same(
     language: str, server: Server, scenario: dict[str, Any], in_python: dict[str, Any]
 ) -> None:

@@ -37,6 +37,7 @@ def check(server: Server, load: Load) -> None:
     print(f"survived: {load.count} packets accepted, 0 lost, {load.failures} calls failed, shape {server.shape}")
 
 
+@pytest.mark.fact("R13")
 @pytest.mark.parametrize("victims", ["producer", "consumer", "gateway", "control-plane", "producer consumer gateway"])
 def test_a_killed_worker_loses_nothing(server: Server, victims: str) -> None:
     tail = Tail(server, SOURCES[0])
@@ -85,6 +86,7 @@ def test_killed_in_the_middle_of_recovery(server: Server) -> None:
     check(server, load)
 
 
+@pytest.mark.fact("W16")
 def test_drain_loses_nothing_and_leaves_nothing(server: Server) -> None:
     with Load(server, SOURCES) as load:
         load.wait_more()

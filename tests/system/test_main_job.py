@@ -27,6 +27,7 @@ def request_of(some: list[Packet], data_source: str = "Car", stream: str = "s") 
     )
 
 
+@pytest.mark.fact("A14", "A23", "W10")
 def test_what_was_written_is_read(server: Server) -> None:
     client = server.client()
     written = packets(1000)
@@ -38,6 +39,7 @@ def test_what_was_written_is_read(server: Server) -> None:
     assert all(response.submit_time.seconds for response in responses)
 
 
+@pytest.mark.fact("A20")
 def test_past_and_live_are_one_stream(server: Server) -> None:
     client = server.client()
     for packet in packets(20):
@@ -51,6 +53,7 @@ def test_past_and_live_are_one_stream(server: Server) -> None:
     assert [r.packet.id for r in [*first.response, *rest]] == list(range(1, 41))
 
 
+@pytest.mark.fact("A9")
 def test_the_end_means_from_now_on(server: Server) -> None:
     client = server.client()
     client.write("Car", packets(1)[0])
@@ -82,6 +85,7 @@ def test_the_end_means_from_now_on(server: Server) -> None:
     assert 1 not in found and found == sorted(found)
 
 
+@pytest.mark.fact("A12")
 def test_essentials_reach_both_topics(server: Server) -> None:
     client = server.client()
     client.write("Car", packets(1, is_essential=True)[0], stream="s")
@@ -92,6 +96,7 @@ def test_essentials_reach_both_topics(server: Server) -> None:
     assert [r.packet.id for response in essentials for r in response.response] == [1]
 
 
+@pytest.mark.fact("A13", "R8")
 def test_essentials_end_at_once_when_there_are_none(server: Server) -> None:
     client = server.client()
     connection = client.connect("Nobody")
@@ -99,6 +104,7 @@ def test_essentials_end_at_once_when_there_are_none(server: Server) -> None:
     assert list(essentials) == []
 
 
+@pytest.mark.fact("A10")
 def test_a_session_filter_is_on_the_request_key(server: Server) -> None:
     client = server.client()
     for number, key in enumerate(["a", "b", "a", ""], start=1):
@@ -106,6 +112,7 @@ def test_a_session_filter_is_on_the_request_key(server: Server) -> None:
     assert [r.packet.id for r in client.read(client.connect("Car", session_key="a"), 2)] == [1, 3]
 
 
+@pytest.mark.fact("A11", "A25", "R6")
 def test_all_streams_also_those_that_appear_later(server: Server) -> None:
     client = server.client()
     client.write("Car", packets(1)[0], stream="one")
@@ -123,6 +130,7 @@ def test_all_streams_also_those_that_appear_later(server: Server) -> None:
     assert found == {1: "one", 2: "", 3: "two"}
 
 
+@pytest.mark.fact("R2")
 def test_closing_a_connection_ends_its_readers(server: Server) -> None:
     client = server.client()
     client.write("Car", packets(1)[0])
@@ -133,18 +141,21 @@ def test_closing_a_connection_ends_its_readers(server: Server) -> None:
     assert list(call) == [] and call.code() is grpc.StatusCode.OK
 
 
+@pytest.mark.fact("A17", "C4")
 def test_an_unknown_connection_reads_nothing(server: Server) -> None:
     client = server.client()
     request = api_pb2.ReadPacketsRequest(connection=api_pb2.Connection(id=12345))
     assert list(client.reader.ReadPackets(request, timeout=30)) == []
 
 
+@pytest.mark.fact("W7")
 def test_acknowledged_by_the_log(server: Server) -> None:
     client = server.client()
     client.write("Car", packets(1)[0], metadata=(("trackside-ack", "log"),))
     assert all(ring.commit_position == ring.publish_position for ring in server.rings())
 
 
+@pytest.mark.fact("W8")
 @pytest.mark.parametrize(
     ("detail", "field"),
     [
@@ -171,6 +182,7 @@ def test_a_bad_write_is_refused_with_the_field(
     assert caught.value.details().startswith(field)
 
 
+@pytest.mark.fact("W11")
 def test_a_bad_item_ends_the_stream_after_everything_before_it(server: Server) -> None:
     client = server.client()
     good = [request_of([packet]) for packet in packets(3)]

@@ -121,6 +121,7 @@ def open_read(client: Client, source: str, stream: str) -> Any:
 # -- too much in ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fact("W7", "W9")
 def test_a_topic_with_its_share_stops_itself_alone(
     shared_server: Server, client: Client, source: str, stopped_producers: Callable[[], None]
 ) -> None:
@@ -158,6 +159,7 @@ def test_a_topic_with_its_share_stops_itself_alone(
     assert len(writer.refused) <= refused <= len(writer.refused) + len(writer.unknown + other.unknown)
 
 
+@pytest.mark.fact("W7")
 def test_a_full_ring_is_an_answer(
     shared_server: Server, client: Client, source: str, stopped_producers: Callable[[], None]
 ) -> None:
@@ -188,6 +190,7 @@ def test_a_full_ring_is_an_answer(
     assert shared_server.described()["state"] == "SERVING"
 
 
+@pytest.mark.fact("W8", "W9")
 def test_a_log_that_cannot_be_written_is_unavailable(shared_server: Server, client: Client, source: str) -> None:
     """One topic cannot be written on disk: its writers hear why, all others write and read on."""
     client.write(source, Packet(id=1), stream="fine", metadata=(("trackside-ack", "log"),))
@@ -238,6 +241,7 @@ def test_a_slow_reader_costs_itself_alone(shared_server: Server, client: Client,
     slow_client.close()
 
 
+@pytest.mark.fact("A2", "R16")
 def test_no_response_is_larger_than_clients_take(client: Client, source: str) -> None:
     """Whatever lies in the log: the largest packets there can be, and so many small ones that no response holds all."""
     head = len(Packet(type="RowData", id=199, content=bytes(PACKET_BYTES_MAX)).SerializeToString()) - PACKET_BYTES_MAX
@@ -260,6 +264,7 @@ def test_no_response_is_larger_than_clients_take(client: Client, source: str) ->
 # -- many -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fact("R3")
 def test_a_hundred_readers_cost_the_fetches_of_one(shared_server: Server, source: str) -> None:
     """The log is read once for all who are at its end, whichever gateway they are on."""
     clients = [shared_server.client() for _ in range(4)]
