@@ -10,6 +10,7 @@ rings hold) and consumers, within the drain bound.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import shutil
@@ -72,6 +73,7 @@ class Supervisor:
         self._stop_signal = 0
         self._state = ""
         self._described: object = None
+        self._not_described = ""  # why server.json could not be written
         self._pinged_at = 0.0
         self._watched_at = self._awake_since = time.monotonic()
         self._systemd = Notifier()
@@ -101,12 +103,9 @@ class Supervisor:
     def run(self) -> int:
         self._catch_signals()
         self._start(self._of_roles("gateway"))
-        recovery = self.workers[RECOVERY]
-        if self.run_directory.stale:
-            self._start([recovery])
         while not self._stop_signal:
             self._watch(restart=True)
-            if recovery.state == "done" or not self.run_directory.stale:
+            if self._is_recovered():
                 self._start(
                     worker
                     for worker in self._of_roles("producer", "consumer", "control-plane")
@@ -117,6 +116,14 @@ class Supervisor:
             self._tell()
             self._wait()
         return self._drain()
+
+    def _is_recovered(self) -> bool:
+        """Whether nothing is left of dead instances. While there is, the recovery runs; also again, if somebody
+        stopped it before it was done."""
+        recovery = self.workers[RECOVERY]
+        if recovery.state in ("idle", "done") and any(folder.exists() for folder in self.run_directory.stale):
+            self._start([recovery])
+        return recovery.state in ("idle", "done")
 
     def _watch(self, *, restart: bool) -> None:
         now = time.monotonic()
@@ -241,8 +248,18 @@ class Supervisor:
             ],
         }
         if server != self._described:
-            self._described = server
+            self._write_description(server)
+
+    def _write_description(self, server: dict[str, object]) -> None:
+        """A full tmpfs costs observers the news, and nobody else anything; tried again every round."""
+        try:
             self.run_directory.describe(server)
+        except OSError as error:
+            if self._not_described != str(error):
+                self._not_described = str(error)
+                log_line("error", "supervisor", "server.json cannot be written", reason=str(error))
+        else:
+            self._described, self._not_described = server, ""
 
     def _print_banner(self, state: str, reason: str) -> None:
         if not self._banner:
@@ -258,7 +275,8 @@ class Supervisor:
             f"{verdict} after {time.monotonic() - self._began:.1f} s.  A client's address: {host}:{self._ports[0].port}",
             f"next:  trackside top --run-dir {s.run_dir}",
         ]
-        print("\n".join(lines), flush=True)
+        with contextlib.suppress(OSError):  # nobody reads it
+            print("\n".join(lines), flush=True)
 
     # -- stopping -----------------------------------------------------------------------------------------------------
 
@@ -270,6 +288,8 @@ class Supervisor:
         self._describe("")
         begun = time.monotonic()
         for roles, share in DRAIN_SHARES:
+            if "producer" in roles:
+                self._start(self._missing_producers())
             left = begun + share * self.settings.drain_seconds - time.monotonic()
             self._stop_all(self._of_roles(*roles), max(left, LEAVE_SECONDS))
         kept = sum(map(_unlogged_bytes, [*self.run_directory.stale, self.run_directory.instance]))
@@ -281,6 +301,16 @@ class Supervisor:
             shutil.rmtree(self.run_directory.instance, ignore_errors=True)
         log_line("info", "supervisor", "state", state="STOPPED")
         return int(ExitCode.OK)
+
+    def _missing_producers(self) -> list[WorkerHandle]:
+        """Producers that have gone before their gateways, though something is left to log: a signal to the whole
+        group stops all at once. Started once more, they drain as any other."""
+        instance = self.run_directory.instance
+        return [
+            worker
+            for worker in self._of_roles("producer")
+            if not worker.running and any(RingView(path).used_bytes for path in write_rings_of(instance, worker.name))
+        ]
 
     def _stop_all(self, workers: Iterable[WorkerHandle], seconds: float) -> None:
         """SIGTERM, wait within the bound, then SIGKILL: what they hold is in shared memory."""

@@ -11,7 +11,7 @@ import time
 import msgspec
 
 from trackside.data_plane.spec import SlotSpec, WorkerSpec, encode_spec
-from trackside.data_plane.worker import EXIT_CANNOT_BOOT, EXIT_CRASHED, log_line
+from trackside.data_plane.worker import EXIT_CANNOT_BOOT, EXIT_CRASHED, STOP_SIGNALS, log_line
 from trackside.shm.liveness import Liveness, WorkerState
 
 __all__ = ["WorkerHandle"]
@@ -21,6 +21,8 @@ WORKER_MODULE = "trackside.data_plane.worker"
 
 BACK_OFF_SECONDS = (0.0, 0.2, 1.0, 2.0, 5.0)
 """Before the first, second ... start after deaths without progress in between; the last one repeats."""
+
+EXEC_AGAIN_SECONDS = 1.0
 
 GIVE_UP_DEATHS, GIVE_UP_SECONDS = 5, 60.0
 """Deaths without ever having been ready, within this time, after which a slot is given up."""
@@ -61,13 +63,23 @@ class WorkerHandle:
         return self.running and self.liveness.state in (WorkerState.READY, WorkerState.DEGRADED)
 
     def start(self, spec: WorkerSpec) -> None:
-        """Exec the worker. From the supervisor's main thread only: the parent-death signal is per thread."""
+        """Exec the worker. From the supervisor's main thread only: the parent-death signal is per thread.
+
+        A machine that has no process or no memory to give is asked again after a while: the state is ``waiting`` then.
+        """
         # The state first: who sees the new epoch must not take the READY of the old one for its own.
         self.liveness.state = WorkerState.STARTING
         self.liveness.epoch += 1
         self.liveness.heartbeat_ns = time.monotonic_ns()
         self._spec = msgspec.structs.replace(spec, epoch=self.liveness.epoch)
-        self._process = self._exec(self._spec)
+        try:
+            self._process = self._exec(self._spec)
+        except OSError as error:
+            self._start_at = time.monotonic() + EXEC_AGAIN_SECONDS
+            self.state = "waiting"
+            self.liveness.write_reason(f"process {self.name} cannot be started: {error}")
+            log_line("error", "supervisor", "worker cannot be started", worker=self.name, reason=str(error))
+            return
         self.liveness.pid = self._process.pid
         self.liveness.started_ns = time.monotonic_ns()
         self._started_at = time.monotonic()
@@ -83,7 +95,11 @@ class WorkerHandle:
             # -P: a folder named trackside in the working directory must not be run instead.
             command = [sys.executable, "-P", "-m", MODULES.get(self.slot.role, WORKER_MODULE), str(descriptor)]
             fds = (descriptor, *self._pass_fds)
-            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, pass_fds=fds)
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # inherited
+            try:
+                return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, pass_fds=fds)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         finally:
             os.close(descriptor)
 
@@ -119,12 +135,11 @@ class WorkerHandle:
     def _on_exit(self, code: int, restart: bool) -> None:
         self.exit_code = self.liveness.last_exit = code
         self._process = None
-        asked_to_stop = not restart and code in (0, -signal.SIGTERM)  # the latter before it could handle the signal
-        if asked_to_stop or (code == 0 and self.slot.role == "recovery"):
+        if code == 0 and (not restart or self.slot.role == "recovery"):
             self.state = "done"
             return
         booted = self.liveness.state not in (WorkerState.STARTING, WorkerState.FAILED)
-        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        how = f"killed by {_signal_name(-code)}" if code < 0 else f"exit code {code}"
         if code not in (EXIT_CRASHED, EXIT_CANNOT_BOOT):  # else they are its own
             self.liveness.write_last_words(how)
         words = self.liveness.read_last_words().strip()
@@ -159,3 +174,10 @@ class WorkerHandle:
         self._killed = True
         if self._process is not None:
             self._process.kill()
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # most real-time signals have no name
+        return f"signal {number}"

@@ -27,9 +27,9 @@ LOOK_SECONDS = 0.02
 SAY_SECONDS = 5.0
 
 
-def write_rings_of(instance: Path) -> list[Path]:
-    """The down rings that lead to producers: what lies in them was accepted."""
-    return sorted((instance / "links").glob("*.producer-*.down.ring"))
+def write_rings_of(instance: Path, producer: str = "producer-*") -> list[Path]:
+    """The down rings that lead to producers, or to one of them: what lies in them was accepted."""
+    return sorted((instance / "links").glob(f"*.{producer}.down.ring"))
 
 
 def recover_instance(worker: Worker, log: LogWriter, instance: Path) -> int:

@@ -5,6 +5,7 @@ Started as ``python -P -m trackside.data_plane.worker FD`` with its :class:`Work
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import importlib
@@ -29,6 +30,7 @@ __all__ = [
     "EXIT_CANNOT_BOOT",
     "EXIT_CRASHED",
     "EXIT_OK",
+    "STOP_SIGNALS",
     "Agent",
     "Worker",
     "log_line",
@@ -38,6 +40,9 @@ __all__ = [
 EXIT_OK = 0
 EXIT_CRASHED = 70  # sysexits EX_SOFTWARE: start a successor
 EXIT_CANNOT_BOOT = 78  # sysexits EX_CONFIG: starting again would end the same way
+
+STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT}
+"""Blocked in a worker until it can handle them: one that comes while it starts is not its death, and is not lost."""
 
 SLEEP_MS_MAX = 100
 """A sleeper looks again after this long even when nobody rings: the back-stop of the wake-up protocol."""
@@ -60,11 +65,15 @@ class Agent(Protocol):
 
 
 def log_line(level: str, source: str, event: str, **fields: object) -> None:
-    """One structured line on stderr; every process uses this and nothing else."""
+    """One structured line on stderr; every process uses this and nothing else.
+
+    A reader that has gone, or a full disk, costs the line and not the process.
+    """
     stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
     text = "".join(f" {key}={json.dumps(value) if isinstance(value, str) else value}" for key, value in fields.items())
-    sys.stderr.write(f"{stamp}Z {level:5} {source} {event}{text}\n")
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"{stamp}Z {level:5} {source} {event}{text}\n")
+        sys.stderr.flush()
 
 
 class Worker:
@@ -190,8 +199,8 @@ def play(run: Callable[[Worker], None] | None = None) -> NoReturn:
     worker.beat()
     signal.signal(signal.SIGTERM, worker.on_stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the supervisor decides
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     code = _guarded(worker, run)
-    sys.stderr.flush()
     os._exit(code)  # threads of grpc and librdkafka must not hold up the end
 
 

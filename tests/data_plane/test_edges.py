@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import sys
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from trackside.data_plane.packet_reader import PacketReader
 from trackside.data_plane.peer import Accepted, LogUnavailable, Parcel
 from trackside.data_plane.reading import FILTERS_MAX, PlaceState, Reader
 from trackside.data_plane.routing import Routing
+from trackside.data_plane.worker import log_line
 from trackside.protos import internal_pb2
 
 ESSENTIALS = Partition("Car_essential", 0)
@@ -647,3 +650,15 @@ def test_a_subscriber_that_goes_at_once_leaves_nothing_behind() -> None:
 
     asyncio.run(subscribe())
     assert not notifications._started
+
+
+# -- log lines --------------------------------------------------------------------------------------------------------
+
+
+def test_a_log_that_nobody_reads_costs_the_line_and_not_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Closed(io.StringIO):
+        def write(self, _: str) -> int:
+            raise BrokenPipeError
+
+    monkeypatch.setattr(sys, "stderr", Closed())
+    log_line("info", "gateway-0", "state", state="READY")
