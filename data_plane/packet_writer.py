@@ -20,7 +20,6 @@ from trackside.data_plane.link import Refused
 from trackside.data_plane.metrics import GatewayCounters
 from trackside.data_plane.peer import Accepted, LogUnavailable, Peer, ProducerProxy, RingFull, Stretch
 from trackside.data_plane.spec import Settings
-from trackside.data_plane.stream_metrics import StreamCounters
 from trackside.shm.counters import Counter
 
 __all__ = ["ACCEPTED_TRAILER", "ACK_METADATA", "PacketWriter"]
@@ -93,7 +92,6 @@ class PacketWriter:
         settings: Settings,
         counters: GatewayCounters,
         refusals: Mapping[str, Counter],
-        published: StreamCounters,
     ) -> None:
         """``refusals`` has a counter for each of ``metrics.REFUSALS``."""
         self._peer = peer
@@ -101,7 +99,6 @@ class PacketWriter:
         self._settings = settings
         self._count = counters
         self._refusals = refusals
-        self._published = published
 
     async def write_data_packet(self, request: bytes, context: Context) -> bytes:
         return await self._unary(self._door.data_packet, request, context)
@@ -158,8 +155,8 @@ class PacketWriter:
         for parcel in parcels.values():
             self._count.packets.add(parcel.packets)
             self._count.bytes.add(parcel.bytes)
-            for route, packets in parcel.rows:
-                self._published.of(route)[0].add(packets)
+            for published, packets in parcel.published:
+                published.add(packets)
         return accepted
 
     async def _wait_for_room(self, parcels: Parcels, context: Context) -> Accepted:

@@ -35,10 +35,11 @@ from trackside.data_plane.link import (
 )
 from trackside.data_plane.log import LogState, Partition, Watermarks
 from trackside.data_plane.reading import Readers
-from trackside.data_plane.record import Record, Route, decode_record, encode_record
+from trackside.data_plane.record import Record, decode_record, encode_record
 from trackside.data_plane.routing import Routing
 from trackside.data_plane.spec import LinkSpec
 from trackside.data_plane.worker import Worker
+from trackside.shm.counters import Counter as Cell
 from trackside.shm.fence import full_fence
 from trackside.shm.liveness import WorkerState
 from trackside.shm.ring import RingReader, RingWriter
@@ -82,12 +83,12 @@ class LogUnavailable(Exception):
 class Parcel:
     """What one request has for one producer: its records as a ring takes them, and how much of what it is."""
 
-    __slots__ = ("bodies", "bytes", "packets", "rows", "sizes")
+    __slots__ = ("bodies", "bytes", "packets", "published", "sizes")
 
     def __init__(self, records: Iterable[Record]) -> None:
         self.bodies: list[tuple[int, int, bytes]] = []
         self.sizes: Counter[str] = Counter()  # bytes of packets by topic, copies included
-        self.rows: list[tuple[Route, int]] = []  # packets of each route
+        self.published: list[tuple[Cell, int]] = []  # what to count when it was accepted; set by the door
         self.packets = 0
         self.bytes = 0
         for record in records:
@@ -97,7 +98,6 @@ class Parcel:
 
     def _count(self, record: Record) -> None:
         for route, packets, size in record.amounts():
-            self.rows.append((route, packets))
             self.sizes[route.topic] += size
             if route.essentials:
                 self.sizes[route.essentials] += size

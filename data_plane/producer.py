@@ -19,7 +19,7 @@ from trackside.data_plane.link import PACKETS, Limits, PeerLink, PeerSet, Refuse
 from trackside.data_plane.log import LogWriter, Partition
 from trackside.data_plane.log_backend import open_writer
 from trackside.data_plane.merge import Merge
-from trackside.data_plane.record import Record, amounts, decode_record
+from trackside.data_plane.record import Record, decode_record
 from trackside.data_plane.routing import Routing
 from trackside.data_plane.stream_metrics import routed_counters
 from trackside.data_plane.worker import Worker, run_agent
@@ -79,6 +79,8 @@ class Producer:
             raise ValueError(f"ring {peer.down.ring_id}: kind {found.kind} at position {found.position}")
         try:
             record = decode_record(found.body)
+            if len(record.counts) != len(record.routes):  # of a version before that did not count
+                record.count()
         except msgspec.MsgspecError as error:
             raise ValueError(f"ring {peer.down.ring_id}: no record at position {found.position}: {error}") from error
         self.log.append(peer.down.ring_id, found.end, record)
@@ -102,9 +104,9 @@ class Producer:
         while unlogged and unlogged[0].end <= position:
             end, stamp_ns, record = unlogged.popleft()
             self._latency.observe(now - stamp_ns)
-            refused = self._refused.pop((peer.down.ring_id, end), ())
-            for route, packets, size in amounts(record, _lost(record, refused)):
-                logged, logged_bytes = self._routed.of(route)
+            refused = self._refused.pop((peer.down.ring_id, end), ()) if self._refused else ()
+            for route, packets, size in record.amounts(_lost(record, refused) if refused else ()):
+                logged, logged_bytes = self._routed.of(route.topic, route.partition, route.data_source)
                 logged.add(packets)
                 logged_bytes.add(size)
 

@@ -2,11 +2,12 @@
 
 A record lies in one ring record (kind ``PACKETS``) as one MessagePack array::
 
-    [ routes, indexes, packets ]
-      |       |        |
-      |       |        +-- bytes of each ma.streaming.open_data.v1.Packet, exactly as the client sent them
-      |       +----------- for each packet, which row of ``routes`` it takes
-      +------------------- the distinct [topic, partition, key, essentials, identity, data_source] of this record
+    [ routes, indexes, packets, counts, sizes ]
+      |       |        |        |
+      |       |        |        +-- for each route, how many packets take it; and how many bytes these have
+      |       |        +----------- bytes of each ma.streaming.open_data.v1.Packet, exactly as the client sent them
+      |       +-------------------- for each packet, which row of ``routes`` it takes
+      +---------------------------- the distinct [topic, partition, key, essentials, identity, data_source] of this record
 
 One MessagePack array a batch is the fastest framing that was measured in Python: the codec makes and takes apart
 the whole list in C, while a length table costs a Python step a packet.
@@ -19,7 +20,7 @@ from typing import NamedTuple
 
 import msgspec
 
-__all__ = ["RECORD_BYTES_MAX", "Record", "Route", "amounts", "decode_record", "encode_record", "record_overhead_bytes"]
+__all__ = ["RECORD_BYTES_MAX", "Record", "Route", "decode_record", "encode_record", "record_overhead_bytes"]
 
 RECORD_BYTES_MAX = 1 << 20
 """A record is at most this large, unless one packet alone is larger."""
@@ -46,11 +47,36 @@ class Route(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class Record(msgspec.Struct, array_like=True, gc=False):
-    """The packets of one request for one producer; ``indexes[i]`` is the row of ``routes`` that ``packets[i]`` takes."""
+    """The packets of one request for one producer; ``indexes[i]`` is the row of ``routes`` that ``packets[i]`` takes.
+
+    ``counts`` and ``sizes`` are packets and bytes a route, counted once, by who publishes the record; the producer goes
+    by them when it counts what it has logged.
+    """
 
     routes: list[Route]
     indexes: list[int]
     packets: list[bytes]
+    counts: list[int] = []
+    sizes: list[int] = []
+
+    def count(self) -> None:
+        if len(self.routes) == 1:  # by far the most common: no step a packet
+            self.counts, self.sizes = [len(self.packets)], [sum(map(len, self.packets))]
+            return
+        counts, sizes = self.counts, self.sizes = [0] * len(self.routes), [0] * len(self.routes)
+        for row, packet in zip(self.indexes, self.packets, strict=True):
+            counts[row] += 1
+            sizes[row] += len(packet)
+
+    def amounts(self, without: Sequence[int] = ()) -> Iterator[tuple[Route, int, int]]:
+        """(route, packets, their bytes), but for those ``without``: indexes of packets."""
+        counts, sizes = self.counts, self.sizes
+        if without:
+            counts, sizes = counts.copy(), sizes.copy()
+            for index in without:
+                counts[self.indexes[index]] -= 1
+                sizes[self.indexes[index]] -= len(self.packets[index])
+        return zip(self.routes, counts, sizes, strict=True)
 
 
 class Source(NamedTuple):
@@ -74,21 +100,6 @@ def encode_record(record: Record) -> bytes:
 def decode_record(body: bytes | memoryview) -> Record:
     """Raises msgspec.DecodeError or msgspec.ValidationError when ``body`` is no record."""
     return _decoder.decode(body)
-
-
-def amounts(record: Record, without: Sequence[int] = ()) -> Iterator[tuple[Route, int, int]]:
-    """Packets and their bytes for each route. ``without``: packets that do not count, by their index in the record."""
-    if len(record.routes) == 1 and not without:  # by far the most common: no step a packet
-        yield record.routes[0], len(record.packets), sum(map(len, record.packets))
-        return
-    packets, bytes = [0] * len(record.routes), [0] * len(record.routes)
-    for row, packet in zip(record.indexes, record.packets, strict=True):
-        packets[row] += 1
-        bytes[row] += len(packet)
-    for index in without:
-        packets[record.indexes[index]] -= 1
-        bytes[record.indexes[index]] -= len(record.packets[index])
-    yield from zip(record.routes, packets, bytes, strict=True)
 
 
 def record_overhead_bytes(routes: int, packets: int) -> int:

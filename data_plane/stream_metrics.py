@@ -10,7 +10,6 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from trackside.data_plane import metrics
-from trackside.data_plane.record import Route
 from trackside.data_plane.routing import Routing
 from trackside.shm.counters import Counter, CounterTable, Metric
 
@@ -39,6 +38,8 @@ INFO = "Info"
 """Data source of packets that clients write with WriteInfoPacket, as the reference labels them."""
 
 Values = tuple[str, ...]
+Place = tuple[str, int, str]
+"""Topic, partition and data source of a route."""
 
 
 class LabelledCounters:
@@ -102,14 +103,14 @@ class StreamCounters:
         self._routing = routing
         self._data = [LabelledCounters(table, metric, STREAMS_MAX) for metric in data]
         self._info = [LabelledCounters(table, metric, SOURCES_MAX) for metric in info]
-        self._found: dict[tuple[str, int, str], list[Counter]] = {}
+        self._found: dict[Place, list[Counter]] = {}
 
-    def of(self, route: Route) -> list[Counter]:
-        """One counter a metric."""
-        place = (route.topic, route.partition, route.data_source)
+    def of(self, topic: str, partition: int, data_source: str) -> list[Counter]:
+        """One counter a metric, for packets of this data source that go there."""
+        place = (topic, partition, data_source)
         return self._found.get(place) or self._find(place)
 
-    def _find(self, place: tuple[str, int, str]) -> list[Counter]:
+    def _find(self, place: Place) -> list[Counter]:
         topic, number, data_source = place
         if self._routing.naming.is_common(topic):
             found = [counters.of(data_source) for counters in self._info]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import msgspec
 import pytest
 from agent_bench import CAR, Bench, packet
 
@@ -12,9 +13,10 @@ from ma.streaming.api.v1 import api_pb2
 from ma.streaming.open_data.v1.open_data_pb2 import Packet
 from trackside.data_plane import metrics
 from trackside.data_plane.door import Door
+from trackside.data_plane.link import PACKETS
 from trackside.data_plane.log import Partition, Refusal
 from trackside.data_plane.peer import Parcel
-from trackside.data_plane.record import Record, Route, amounts, decode_record, encode_record
+from trackside.data_plane.record import Record, Route, decode_record
 from trackside.data_plane.routing import Routing
 from trackside.data_plane.spec import Settings
 from trackside.data_plane.stream_metrics import (
@@ -122,7 +124,7 @@ def test_labels_too_long_for_a_row_and_a_full_table_are_other(tmp_path: Path) ->
 def test_invented_routes_cost_a_bounded_amount(path: Path) -> None:
     counters = published_counters(CounterTable(path), Routing(Settings()))
     for number in range(PLACES_MAX + 10):
-        counters.of(Route(f"Car.{number}", 0, b"", data_source="Car"))[0].add(1)
+        counters.of(f"Car.{number}", 0, "Car")[0].add(1)
     assert sum(rows(path, metrics.PUBLISHED).values()) == PLACES_MAX + 10
     assert len(counters._found) <= PLACES_MAX
 
@@ -130,17 +132,19 @@ def test_invented_routes_cost_a_bounded_amount(path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "route", "labels"),
     [
-        ({}, Route("Car", 0, b"", data_source="Car"), ("Car", "")),
-        ({}, Route("Car.Engine", 0, b"", data_source="Car"), ("Car", "Engine")),
-        ({}, Route("Car.Engine", 0, b"", data_source="Car.Engine"), ("Car.Engine", "")),
-        ({}, Route("Car.Engine", 0, b""), ("Car", "Engine")),
-        (PARTITIONS, Route("Car", 1, b"", data_source="Car"), ("Car", "Engine")),
-        (PARTITIONS, Route("Car", 0, b"", data_source="Car"), ("Car", "")),
-        ({"naming": "domain", "domain": "F"}, Route("F.Data.Car.E", 0, b"", data_source="Car"), ("Car", "E")),
+        ({}, ("Car", 0, "Car"), ("Car", "")),
+        ({}, ("Car.Engine", 0, "Car"), ("Car", "Engine")),
+        ({}, ("Car.Engine", 0, "Car.Engine"), ("Car.Engine", "")),
+        ({}, ("Car.Engine", 0, ""), ("Car", "Engine")),
+        (PARTITIONS, ("Car", 1, "Car"), ("Car", "Engine")),
+        (PARTITIONS, ("Car", 0, "Car"), ("Car", "")),
+        ({"naming": "domain", "domain": "F"}, ("F.Data.Car.E", 0, "Car"), ("Car", "E")),
     ],
 )
-def test_labels_of_a_route(path: Path, settings: dict[str, object], route: Route, labels: tuple[str, str]) -> None:
-    published_counters(CounterTable(path), Routing(Settings(**settings))).of(route)[0].add(1)
+def test_labels_of_a_route(
+    path: Path, settings: dict[str, object], route: tuple[str, int, str], labels: tuple[str, str]
+) -> None:
+    published_counters(CounterTable(path), Routing(Settings(**settings))).of(*route)[0].add(1)
     assert rows(path, metrics.PUBLISHED) == {labels: 1}
 
 
@@ -152,7 +156,7 @@ def test_info_packets_have_metrics_of_their_own(path: Path) -> None:
         (routing.system_status, INFO),
         (routing.session_info, "Car"),
     ):
-        logged, logged_bytes = counters.of(Route(*partition, b"", data_source=data_source))
+        logged, logged_bytes = counters.of(*partition, data_source)
         logged.add(1)
         logged_bytes.add(10)
     assert rows(path, metrics.INFO_ROUTED) == {(INFO,): 2, ("Car",): 1}
@@ -162,20 +166,22 @@ def test_info_packets_have_metrics_of_their_own(path: Path) -> None:
 
 def test_amounts_of_a_record() -> None:
     a, b = Route("A", 0, b""), Route("B", 0, b"")
-    mixed = Record([a, b], [0, 1, 0], [b"xx", b"yyy", b"z"])
-    assert list(amounts(mixed)) == [(a, 2, 3), (b, 1, 3)]
-    assert list(amounts(mixed, [0, 1])) == [(a, 1, 1), (b, 0, 0)]
-    assert list(amounts(Record([a], [0, 0], [b"xx", b"y"]))) == [(a, 2, 3)]
-    assert list(amounts(Record([a], [0, 0], [b"xx", b"y"]), [1])) == [(a, 1, 2)]
+    mixed, plain = Record([a, b], [0, 1, 0], [b"xx", b"yyy", b"z"]), Record([a], [0, 0], [b"xx", b"y"])
+    for record in (mixed, plain):
+        record.count()
+    assert list(mixed.amounts()) == [(a, 2, 3), (b, 1, 3)]
+    assert list(mixed.amounts([0, 1])) == [(a, 1, 1), (b, 0, 0)] and list(mixed.amounts()) == [(a, 2, 3), (b, 1, 3)]
+    assert list(plain.amounts()) == [(a, 2, 3)] and list(plain.amounts([1])) == [(a, 1, 2)]
 
 
-def test_records_of_a_version_before_are_read() -> None:
-    """A ring that outlived its server may hold routes without a data source."""
-    body = encode_record(Record([Route("Car", 0, b"k", "Car_essential", b"me", "Car")], [0], [b"x"]))
-    fields = b"\x96\xa3Car\x00\xc4\x01k\xadCar_essential\xc4\x02me\xa3Car"
-    assert fields in body
-    before = body.replace(fields, b"\x95" + fields[1:-4])
-    assert decode_record(before).routes == [Route("Car", 0, b"k", "Car_essential", b"me")]
+def test_records_of_a_version_before_are_read(bench: Bench) -> None:
+    """A ring that outlived its server may hold records without a data source and without counts."""
+    fields = [[["Car.Engine", 0, b"k", "Car_essential", b"me"]], [0], [packet(1)]]
+    body = msgspec.msgpack.encode(fields)
+    assert decode_record(body).routes == [Route("Car.Engine", 0, b"k", "Car_essential", b"me")]
+    bench.peer.producers[0].down.try_publish([(PACKETS, 1, body)])
+    bench.settle()
+    assert rows(counters_of(bench), metrics.ROUTED) == {("Car", "Engine"): 1}
 
 
 # --- the door ------------------------------------------------------------------------------------------------------
@@ -191,16 +197,19 @@ def details(*streams: str) -> bytes:
 def test_the_door_says_whose_each_packet_is(tmp_path: Path) -> None:
     async def check() -> None:
         bench = Bench(tmp_path)
+        table = bench.peer.worker.spec.own_slot.counters
         door = Door(Routing(bench.kit.settings), bench.peer, bench.kit.settings)
         (parcel,) = door.data_packets(details("", "Engine", "", "Engine", "")).values()
-        assert [(route.data_source, route.topic, count) for route, count in parcel.rows] == [
-            ("Car", "Car", 3),
-            ("Car", "Car.Engine", 2),
-        ]
         (info,) = door.info_packet(
             api_pb2.WriteInfoPacketRequest(message=Packet(), type=api_pb2.INFO_TYPE_SESSION_INFO).SerializeToString()
         ).values()
-        assert [(route.data_source, count) for route, count in info.rows] == [(INFO, 1)]
+        assert not rows(table, metrics.PUBLISHED), "not accepted yet"
+        for counter, packets in (*parcel.published, *info.published):
+            counter.add(packets)
+        assert rows(table, metrics.PUBLISHED) == {("Car", ""): 3, ("Car", "Engine"): 2}
+        assert rows(table, metrics.INFO_PUBLISHED) == {(INFO,): 1}
+        (record,) = [decode_record(body) for _, _, body in parcel.bodies]
+        assert [(route.data_source, *amounts) for route, *amounts in record.amounts()] == [("Car", 3, 9), ("Car", 2, 6)]
 
     asyncio.run(check())
 
