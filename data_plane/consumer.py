@@ -16,6 +16,8 @@ from trackside.data_plane.formats_feed import FormatsFeed
 from trackside.data_plane.frame import encode_frame, frames_of
 from trackside.data_plane.link import (
     FRAME,
+    Commit,
+    CommitAnswer,
     FilterSpec,
     ForgetFilter,
     Leave,
@@ -23,6 +25,8 @@ from trackside.data_plane.link import (
     Message,
     PeerLink,
     PeerSet,
+    ProgressAnswer,
+    ProgressRequest,
     Slice,
     SliceEnd,
     Topics,
@@ -35,7 +39,7 @@ from trackside.data_plane.link import (
     encode_message,
     epoch_of,
 )
-from trackside.data_plane.log import END, Cursor, LogReader, Partition, Run, Watermarks
+from trackside.data_plane.log import END, Cursor, LogReader, Partition, Progress, Run, Watermarks
 from trackside.data_plane.log_backend import open_reader
 from trackside.data_plane.routing import Routing
 from trackside.data_plane.worker import Worker, run_agent
@@ -157,6 +161,7 @@ class Consumer:
         self._listing: set[tuple[PeerLink, str]] = set()  # watches whose first list is on its way
         self._topics: dict[str, int] = {}  # all that existed at the last look
         self._topics_at = 0.0
+        self._commits = 0  # of consumer groups, that the log has not answered
         self._count = metrics.consumer_counters(worker.counters)
         self._mirror = metrics.Mirror(worker.counters, metrics.READER_STATISTICS)
         self._shown_at = 0.0
@@ -186,7 +191,8 @@ class Consumer:
             self._mirror.show({**self.log.statistics(), **self.statistics()})
 
     def drained(self) -> bool:
-        return True
+        """Peers leave first: what they had to say was taken, and the log has it."""
+        return not self._commits
 
     def close(self) -> None:
         self.log.close()
@@ -235,6 +241,10 @@ class Consumer:
                 self.formats.forget(message.number, peer)
             case Watch() if message.epoch == peer.epoch:
                 self._on_watch(peer, message)
+            case ProgressRequest() if epoch_of(message.request) == peer.epoch:
+                self._on_progress_request(peer, message)
+            case Commit():
+                self._on_commit(peer, message)
             case _:
                 self._count.stale_requests.add(1)  # by a predecessor of the peer, or to ours: it will be said again
 
@@ -302,6 +312,24 @@ class Consumer:
         else:
             self._watches.pop((peer, watch.data_source), None)
         self.log.watch(bool(self._watches))
+
+    def _on_progress_request(self, peer: PeerLink, request: ProgressRequest) -> None:
+        partitions = [Partition(*pair) for pair in request.partitions]
+
+        def answer(offsets: dict[Partition, int] | None) -> None:
+            found = None if offsets is None else [offsets.get(partition) for partition in partitions]
+            self._answers[peer].append(encode_message(ProgressAnswer(request.request, found)))
+
+        self.log.committed(request.group, partitions, answer)
+
+    def _on_commit(self, peer: PeerLink, commit: Commit) -> None:
+        def answer(kept: bool) -> None:
+            self._commits -= 1
+            self._answers[peer].append(encode_message(CommitAnswer(commit.request, kept)))
+
+        self._commits += 1
+        progress = {Partition(topic, number): Progress(log, at) for topic, number, log, at in commit.progress}
+        self.log.commit(commit.group, progress, answer)
 
     def _on_leave(self, peer: PeerLink, reader: int, partition: Partition) -> None:
         self._close_past(peer, reader, partition)

@@ -25,6 +25,8 @@ from trackside.shm.ring import RingReader, RingRecord, RingWriter
 __all__ = [
     "FRAME",
     "PACKETS",
+    "Commit",
+    "CommitAnswer",
     "FilterSpec",
     "ForgetFilter",
     "Leave",
@@ -32,6 +34,8 @@ __all__ = [
     "Mark",
     "PeerLink",
     "PeerSet",
+    "ProgressAnswer",
+    "ProgressRequest",
     "Refused",
     "Slice",
     "SliceEnd",
@@ -127,6 +131,25 @@ class Watch(msgspec.Struct, array_like=True, frozen=True):
     epoch: int
 
 
+class ProgressRequest(msgspec.Struct, array_like=True, frozen=True):
+    """Peer to consumer: how far has a consumer group come in these partitions?"""
+
+    request: int
+    group: str
+    partitions: list[tuple[str, int]]
+
+
+class Commit(msgspec.Struct, array_like=True, frozen=True):
+    """Peer to consumer: keep that a consumer group has come so far: (topic, partition, identity of the log, offset).
+
+    True whoever said it: of a predecessor it is taken, too, though nobody waits for the answer.
+    """
+
+    request: int
+    group: str
+    progress: list[tuple[str, int, bytes, int]]
+
+
 class SliceEnd(msgspec.Struct, array_like=True, frozen=True):
     """Consumer to peer: the slice went up to ``next_offset``; ``live`` says that the reader has joined the live feed."""
 
@@ -159,6 +182,21 @@ class WatermarksAnswer(msgspec.Struct, array_like=True, frozen=True):
 
     request: int
     values: list[tuple[int, int]] | None
+
+
+class ProgressAnswer(msgspec.Struct, array_like=True, frozen=True):
+    """Consumer to peer: the group's next offset in each partition asked, None where it has not been; all None: the log
+    did not answer."""
+
+    request: int
+    offsets: list[int | None] | None
+
+
+class CommitAnswer(msgspec.Struct, array_like=True, frozen=True):
+    """Consumer to peer: whether the log has kept it."""
+
+    request: int
+    kept: bool
 
 
 class Topics(msgspec.Struct, array_like=True, frozen=True):
@@ -205,11 +243,15 @@ Message = (
     | WatermarksRequest
     | TopicsRequest
     | Watch
+    | ProgressRequest
+    | Commit
     | SliceEnd
     | Mark
     | WatermarksAnswer
     | Topics
     | TopicsAnswer
+    | ProgressAnswer
+    | CommitAnswer
     | Refused
     | Limits
 )
@@ -222,6 +264,8 @@ _KINDS: dict[type, int] = {
     Watch: 14,
     ForgetFilter: 15,
     TopicsRequest: 16,
+    ProgressRequest: 17,
+    Commit: 18,
     Refused: 20,
     Limits: 21,
     Mark: 31,
@@ -229,6 +273,8 @@ _KINDS: dict[type, int] = {
     WatermarksAnswer: 33,
     Topics: 34,
     TopicsAnswer: 35,
+    ProgressAnswer: 36,
+    CommitAnswer: 37,
 }
 _DECODERS: dict[int, msgspec.msgpack.Decoder[Message]] = {
     kind: msgspec.msgpack.Decoder(message) for message, kind in _KINDS.items()

@@ -182,6 +182,11 @@ READERS_STATISTICS = {
     "jumps": _counter(
         "trackside_gateway_jumps_total", "Times that a reader met another log than before and began anew."
     ),
+    "uncommitted": _counter(
+        "trackside_gateway_uncommitted_total",
+        "Partitions where the progress of a consumer group was given up: its last read had ended, and the log did not "
+        "take it. They come again.",
+    ),
 }
 """What :meth:`Readers.statistics` tells."""
 
@@ -262,6 +267,10 @@ READER_STATISTICS = {
     "restarts": _counter("trackside_log_restarts_total", "Partitions that turned out to be another log."),
     "faults": _counter("trackside_log_faults_total", "Errors of single partitions while reading from Kafka."),
     "dropped": _counter("trackside_log_dropped_bytes_total", "Bytes that were fetched from Kafka in vain."),
+    "uncommitted": _counter(
+        "trackside_log_uncommitted_total",
+        "Commits of consumer groups that the log did not take in time; the log of this process says why.",
+    ),
 }
 """What :meth:`Consumer.statistics` and :meth:`LogReader.statistics` tell."""
 

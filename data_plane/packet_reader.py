@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 
 import grpc
@@ -23,6 +23,7 @@ from trackside.data_plane.link import FilterSpec
 from trackside.data_plane.log import END, Partition
 from trackside.data_plane.metrics import LOGGED_TO_SENT, GatewayCounters, latency, read_refusal_counters
 from trackside.data_plane.peer import LogUnavailable, Peer
+from trackside.data_plane.read_plan import NothingToRead, ReadPlan, Start
 from trackside.data_plane.reader_metrics import ReaderMetrics
 from trackside.data_plane.reading import FILTERS_MAX, RESPONSE_BYTES_MAX, Reader, Tally
 from trackside.data_plane.routing import BadName, Routing
@@ -74,7 +75,7 @@ class PacketReader:
         self._latency = latency(table, LOGGED_TO_SENT)
         self._metrics = ReaderMetrics(table, settings.metrics_per_connection)
         self._by_connection: defaultdict[int, set[_Read]] = defaultdict(set)
-        self._growing: defaultdict[str, dict[_Read, api_pb2.ConnectionDetails]] = defaultdict(dict)
+        self._growing: defaultdict[str, dict[_Read, ReadPlan]] = defaultdict(dict)
         peer.on_topics.append(self._on_topics)
 
     # -- the three calls ----------------------------------------------------------------------------------------------
@@ -131,7 +132,7 @@ class PacketReader:
             if details is not None:
                 await open_reader(read, details)
                 await self._send(read, context)
-        except (_BadRead, BadName) as error:
+        except (_BadRead, BadName, NothingToRead) as error:
             await self._refuse(grpc.StatusCode.INVALID_ARGUMENT, error, context)
         except _TooMuch as error:
             await self._refuse(grpc.StatusCode.RESOURCE_EXHAUSTED, error, context)
@@ -167,7 +168,7 @@ class PacketReader:
             self._peer.readers.sent(reader)
 
     def _count_sent(self, reader: Reader, size: int) -> None:
-        packets, logged_ns = reader.count_sent()
+        packets, logged_ns = reader.on_sent()
         self._count.responses.add(1)
         self._count.response_bytes.add(size)
         self._count.delivered.add(packets)
@@ -208,85 +209,54 @@ class PacketReader:
         details: api_pb2.ConnectionDetails,
         tally_of: Callable[[str], Tally],
         filter_spec: FilterSpec | None = None,
+        group: str = "",
     ) -> Reader:
         """Raises _TooMuch."""
         if filter_spec is not None and not self._peer.readers.takes(filter_spec):
             raise _TooMuch(f"{FILTERS_MAX} different filters are in use here; share one, or end another read")
-        read.reader = self._peer.readers.open(key=_key_of(details), filter_spec=filter_spec, tally_of=tally_of)
-        return read.reader
-
-    def _open_counted(self, read: _Read, details: api_pb2.ConnectionDetails, filter_spec: FilterSpec | None) -> Reader:
-        """A reader that is counted by stream. Raises _TooMuch."""
-        return self._open(
-            read, details, partial(self._metrics.stream, read.connection, details.data_source), filter_spec
+        read.reader = self._peer.readers.open(
+            key=_key_of(details), filter_spec=filter_spec, tally_of=tally_of, group=group
         )
+        return read.reader
 
     # -- what a connection wants --------------------------------------------------------------------------------------
 
     async def _open_streams(
         self, read: _Read, details: api_pb2.ConnectionDetails, filter_spec: FilterSpec | None
     ) -> None:
-        self._routing.naming.check_data_source(details.data_source, "data_source")
-        if not details.streams:
-            await self._open_all_streams(read, details, filter_spec)
-            return
-        reader = self._open_counted(read, details, filter_spec)
-        if not details.exclude_main_stream:
-            self._join(reader, details.data_source, self._routing.route(details.data_source, ""), details.main_offset)
-        for index, stream in enumerate(details.streams):
-            offset = details.stream_offsets[index] if index < len(details.stream_offsets) else 0
-            if self._is_mapped(stream):
-                self._join(reader, details.data_source, self._routing.route(details.data_source, stream), offset)
+        plan = ReadPlan(details, self._routing, self._settings)
+        starts = await self._starts(read, plan, details.consumer_group)
+        tally_of = partial(self._metrics.stream, read.connection, details.data_source)
+        reader = self._open(read, details, tally_of, filter_spec, details.consumer_group)
+        self._join(reader, starts)
+        if plan.grows:
+            self._growing[plan.data_source][read] = plan
+            self._join(reader, plan.later(self._peer.topics_of(plan.data_source) or {}))
 
-    def _is_mapped(self, stream: str) -> bool:
-        """PartitionBased: a stream without a partition of its own has nothing to be read (its packets are main)."""
-        return self._settings.strategy == "TopicBased" or stream in self._settings.partition_mappings
-
-    async def _open_all_streams(
-        self, read: _Read, details: api_pb2.ConnectionDetails, filter_spec: FilterSpec | None
-    ) -> None:
-        """All streams of the data source, also those that appear later, from their beginning.
-
-        A negative main_offset holds for every stream that exists at the call.
-        """
-        data_source = details.data_source
-        self._peer.watch_topics(data_source)
-        read.watched = data_source
-        topics = await self._topics(data_source)
-        reader = self._open_counted(read, details, filter_spec)
-        if not details.exclude_main_stream:
-            self._join(reader, data_source, self._routing.route(data_source, ""), details.main_offset)
-        self._grow(reader, details, topics, END if details.main_offset < 0 else 0)
-        self._growing[data_source][read] = details
-
-    def _grow(self, reader: Reader, details: api_pb2.ConnectionDetails, topics: dict[str, int], offset: int) -> None:
-        main = self._routing.route(details.data_source, "")
-        for topic, count in topics.items():
-            if self._routing.naming.is_essentials(topic):
-                continue
-            for partition in (Partition(topic, number) for number in range(count)):
-                if partition != main or not details.exclude_main_stream:
-                    self._join(reader, details.data_source, partition, offset)
+    async def _starts(self, read: _Read, plan: ReadPlan, group: str) -> dict[Partition, Start]:
+        """Where to begin: n > 0 as it is; 0 and the end give way to where the consumer group is, if there is one."""
+        if plan.grows:
+            self._peer.watch_topics(plan.data_source)
+            read.watched = plan.data_source
+        topics = {}
+        if plan.needs_topics or (plan.grows and group):
+            topics = await self._peer.topics_now(plan.data_source, ANSWER_SECONDS)
+        starts = plan.starts(topics)
+        if not group:
+            return starts
+        asked = [partition for partition, start in starts.items() if start.offset <= 0]
+        committed = await self._peer.committed(group, asked, ANSWER_SECONDS)
+        return starts | {place: starts[place]._replace(offset=offset) for place, offset in committed.items()}
 
     def _on_topics(self, data_source: str, new: dict[str, int]) -> None:
-        for read, details in self._growing.get(data_source, {}).items():
+        for read, plan in self._growing.get(data_source, {}).items():
             assert read.reader is not None
-            self._grow(read.reader, details, new, 0)
+            self._join(read.reader, plan.later(new))
 
-    def _join(self, reader: Reader, data_source: str, partition: Partition, offset: int) -> None:
-        if partition not in reader.places:
-            label = self._routing.label(*partition, data_source)
-            self._peer.readers.join(reader, partition, max(offset, END), label=label)
-
-    async def _topics(self, data_source: str) -> dict[str, int]:
-        """The data source's topics once the consumer has told them. Raises LogUnavailable."""
-        deadline = asyncio.get_running_loop().time() + ANSWER_SECONDS
-        while (topics := self._peer.topics_of(data_source)) is None:
-            if asyncio.get_running_loop().time() > deadline:
-                consumer = self._peer.consumer_of(data_source)
-                raise LogUnavailable(consumer.log_state().reason or f"{consumer.name} did not answer")
-            await asyncio.sleep(0.005)
-        return topics
+    def _join(self, reader: Reader, starts: Mapping[Partition, Start]) -> None:
+        for partition, (label, offset) in starts.items():
+            if partition not in reader.places:
+                self._peer.readers.join(reader, partition, offset, label=label)
 
     async def _open_essentials(self, read: _Read, details: api_pb2.ConnectionDetails) -> None:
         """Live when the connection names a session; else to the end as it is now, at once when nothing is there."""

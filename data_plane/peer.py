@@ -11,16 +11,20 @@ import asyncio
 import heapq
 import itertools
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import starmap
+from typing import Any, NamedTuple, TypeVar
 
 from trackside.data_plane.frame import decode_frame
 from trackside.data_plane.link import (
     FRAME,
     PACKETS,
+    CommitAnswer,
     Limits,
     Mark,
     Message,
+    ProgressAnswer,
+    ProgressRequest,
     Refused,
     SliceEnd,
     Topics,
@@ -54,7 +58,10 @@ WAITING_BYTES_MAX = 64 << 20
 """Requests, and bytes of packets in them, that may wait for room at a time; what comes beyond is refused at once."""
 
 PARTITIONS_ASKED_MAX = 1000
-"""In one question for watermarks, so that it fits into a ring whatever the names are."""
+"""In one question about partitions, so that it fits into a ring whatever the names are."""
+
+Answer = TypeVar("Answer")
+Request = WatermarksRequest | ProgressRequest | TopicsRequest
 
 TOPIC_SHARE = 4
 """One topic's packets between commit and publish may fill at most this fraction (a quarter) of a ring."""
@@ -216,7 +223,7 @@ class ProducerProxy(_LinkProxy):
 class _Question(NamedTuple):
     """Asked of a consumer, and asked again of its successor."""
 
-    request: WatermarksRequest | TopicsRequest
+    request: Request
     answer: asyncio.Future[Any]
     topics: dict[str, int]  # parts that have come
 
@@ -327,6 +334,7 @@ class Peer:
             if consumer.has_successor():
                 consumer.repeat_requests()
                 self.readers.on_successor(consumer)
+        self.readers.groups.commit_when_due(self._loop.time())
         waiting = self._serve()
         self._timer = self._loop.call_later(WAITING_TICK_SECONDS if waiting else TICK_SECONDS, self._on_timer)
 
@@ -377,6 +385,10 @@ class Peer:
                 proxy.on_answer(message.request, message.values)
             case TopicsAnswer() if isinstance(proxy, ConsumerProxy):
                 proxy.on_topics_answer(message)
+            case ProgressAnswer() if isinstance(proxy, ConsumerProxy):
+                proxy.on_answer(message.request, message.offsets)
+            case CommitAnswer():
+                self.readers.groups.on_answer(message)
             case Topics() if isinstance(proxy, ConsumerProxy):
                 self._on_topics(proxy, message)
             case Limits() if isinstance(proxy, ProducerProxy):
@@ -527,23 +539,23 @@ class Peer:
 
     async def watermarks(self, partitions: Sequence[Partition], timeout: float) -> dict[Partition, Watermarks]:
         """(earliest, end) of each partition now. Raises LogUnavailable."""
-        by_consumer: dict[ConsumerProxy, list[Partition]] = {}
-        for partition in dict.fromkeys(partitions):
-            by_consumer.setdefault(self.consumer_of(partition.topic), []).append(partition)
-        asked = [
-            self._watermarks(consumer, some[first : first + PARTITIONS_ASKED_MAX], timeout)
-            for consumer, some in by_consumer.items()
-            for first in range(0, len(some), PARTITIONS_ASKED_MAX)
-        ]
-        answers = await asyncio.gather(*asked)
-        return {partition: marks for answer in answers for partition, marks in answer.items()}
 
-    async def _watermarks(
-        self, consumer: ConsumerProxy, some: list[Partition], timeout: float
-    ) -> dict[Partition, Watermarks]:
-        request = WatermarksRequest(self.new_number(), [(p.topic, p.number) for p in some])
-        values = await self._ask(consumer, request, timeout)
-        return {p: Watermarks(*value) for p, value in zip(some, values, strict=True)}
+        async def ask(consumer: ConsumerProxy, some: list[Partition]) -> dict[Partition, Watermarks]:
+            pairs = [(partition.topic, partition.number) for partition in some]
+            values = await self._ask(consumer, WatermarksRequest(self.new_number(), pairs), timeout)
+            return {partition: Watermarks(*value) for partition, value in zip(some, values, strict=True)}
+
+        return _merged(await asyncio.gather(*starmap(ask, self._shares(partitions))))
+
+    async def committed(self, group: str, partitions: Sequence[Partition], timeout: float) -> dict[Partition, int]:
+        """The next offset of a consumer group, for each partition where it has been. Raises LogUnavailable."""
+
+        async def ask(consumer: ConsumerProxy, some: list[Partition]) -> dict[Partition, int]:
+            pairs = [(partition.topic, partition.number) for partition in some]
+            offsets = await self._ask(consumer, ProgressRequest(self.new_number(), group, pairs), timeout)
+            return {place: offset for place, offset in zip(some, offsets, strict=True) if offset is not None}
+
+        return _merged(await asyncio.gather(*starmap(ask, self._shares(partitions))))
 
     async def topics_now(self, data_source: str, timeout: float) -> dict[str, int]:
         """Topics of a data source with their partition counts: all that exist at the call. Raises LogUnavailable.
@@ -554,7 +566,16 @@ class Peer:
         topics: dict[str, int] = await self._ask(self.consumer_of(data_source), request, timeout)
         return topics
 
-    async def _ask(self, consumer: ConsumerProxy, request: WatermarksRequest | TopicsRequest, timeout: float) -> Any:
+    def _shares(self, partitions: Sequence[Partition]) -> Iterator[tuple[ConsumerProxy, list[Partition]]]:
+        """Which partitions to ask whom about, in questions of a bounded size."""
+        by_consumer: dict[ConsumerProxy, list[Partition]] = {}
+        for partition in dict.fromkeys(partitions):
+            by_consumer.setdefault(self.consumer_of(partition.topic), []).append(partition)
+        for consumer, some in by_consumer.items():
+            for first in range(0, len(some), PARTITIONS_ASKED_MAX):
+                yield consumer, some[first : first + PARTITIONS_ASKED_MAX]
+
+    async def _ask(self, consumer: ConsumerProxy, request: Request, timeout: float) -> Any:
         question = _Question(request, asyncio.get_running_loop().create_future(), {})
         consumer.asked[request.request] = question
         consumer.send(request)
@@ -592,3 +613,7 @@ class Peer:
     def topics_of(self, data_source: str) -> dict[str, int] | None:
         """Existing topics of a watched data source, or None while the first answer is on its way."""
         return self.consumer_of(data_source).topics.get(data_source)
+
+
+def _merged(answers: Iterable[dict[Partition, Answer]]) -> dict[Partition, Answer]:
+    return {partition: value for answer in answers for partition, value in answer.items()}

@@ -27,11 +27,12 @@ from typing import Protocol
 import msgspec
 
 from trackside.data_plane.frame import Frame, FrameTally
+from trackside.data_plane.group_progress import GroupProgress, Member
 from trackside.data_plane.link import FilterSpec, ForgetFilter, Leave, Mark, Message, Slice, SliceEnd, number_of
 from trackside.data_plane.log import END, Partition
 from trackside.data_plane.spec import Settings
 
-__all__ = ["FILTERS_MAX", "RESPONSE_BYTES_MAX", "Place", "PlaceState", "Reader", "Readers", "Tally"]
+__all__ = ["FILTERS_MAX", "RESPONSE_BYTES_MAX", "Chunk", "Place", "PlaceState", "Reader", "Readers", "Tally"]
 
 RESPONSE_BYTES_MAX = (4 << 20) - 512
 """A response stays under gRPC's default of 4 MiB (A2), with room for what another encoder might add."""
@@ -58,8 +59,23 @@ class Tally(Protocol):
         """So much of it was handed to the transport."""
 
 
-_Counted = tuple["Tally | None", int, int]
-"""What is known of a pending chunk: who counts it, how many packets it has, ``logged_ns`` of its frame if it came live."""
+class Chunk:
+    """Elements of one partition on their way to the client: all that the reader wants up to ``next_offset`` of ``log``.
+
+    ``logged_ns`` is when the log got the first of these packets (UTC); 0 where that was long ago.
+    """
+
+    __slots__ = ("elements", "log", "logged_ns", "next_offset", "packets", "place")
+
+    def __init__(
+        self, place: Place, elements: bytes, packets: int, logged_ns: int, log: bytes, next_offset: int
+    ) -> None:
+        self.place = place
+        self.elements = elements
+        self.packets = packets
+        self.logged_ns = logged_ns
+        self.log = log
+        self.next_offset = next_offset
 
 
 class PlaceState(enum.Enum):
@@ -69,9 +85,12 @@ class PlaceState(enum.Enum):
 
 
 class Place:
-    """One reader in one partition. ``next_offset`` only grows while ``log`` stays the same."""
+    """One reader in one partition. ``next_offset`` only grows while ``log`` stays the same.
 
-    __slots__ = ("known", "label", "log", "next_offset", "partition", "reader", "state", "tally", "until")
+    ``last`` is the newest chunk that is not sent, where a consumer group has to know that.
+    """
+
+    __slots__ = ("known", "label", "last", "log", "next_offset", "partition", "reader", "state", "tally", "until")
 
     def __init__(self, reader: Reader, partition: Partition, label: str, offset: int, until: int | None) -> None:
         self.reader = reader
@@ -80,6 +99,7 @@ class Place:
         self.next_offset = offset
         self.until = until  # a finite read ends here; None: for ever
         self.log = b""
+        self.last: Chunk | None = None
         self.state = PlaceState.PAUSED
         self.known = False  # to the consumer, which has to be told when it is wanted no more
         self.tally = reader.tally_of(label) if reader.tally_of is not None else None
@@ -93,7 +113,8 @@ class Reader:
     """One open read stream: what it wants, where it is, what waits to be sent.
 
     ``key`` is the session filter on the Kafka key (None: every session). ``on_frame`` replaces the byte buffer for
-    readers inside the server (folds), which want frames as they are. ``tally_of`` gives who counts a stream.
+    readers inside the server (folds), which want frames as they are. ``tally_of`` gives who counts a stream. ``member``
+    is told what was sent.
     """
 
     def __init__(
@@ -104,6 +125,7 @@ class Reader:
         settings: Settings,
         on_frame: Callable[[Frame, int, bool], None] | None = None,
         tally_of: Callable[[str], Tally] | None = None,
+        member: Member | None = None,
     ) -> None:
         self.number = number
         self.key = key
@@ -112,13 +134,13 @@ class Reader:
         self.slice_bytes = settings.slice_bytes
         self.on_frame = on_frame
         self.tally_of = tally_of
+        self.member = member
         self.places: dict[Partition, Place] = {}
         self.promised: set[Place] = set()  # their slices are on the way and may bring something
         self.waiting: dict[Place, None] = {}  # for room, in line
-        self.pending: deque[bytes] = deque()
+        self.pending: deque[Chunk] = deque()
         self.pending_bytes = 0
-        self._counted: deque[_Counted] = deque()  # one for each of ``pending``
-        self._in_hand: list[_Counted] = []
+        self._in_hand: list[Chunk] = []
         self.wake = asyncio.Event()
         self.closed = False  # ends with OK once what is pending was sent
         self.jumps = 0  # times the log was another one than before
@@ -137,42 +159,54 @@ class Reader:
         """For one more slice."""
         return self.pending_bytes + (len(self.promised) + 1) * self.slice_bytes <= self.buffer_bytes
 
-    def push(self, elements: bytes, tally: Tally | None = None, packets: int = 0, logged_ns: int = 0) -> None:
-        """``logged_ns``: when the log got the first of these packets (UTC); 0 where that was long ago."""
-        self.pending.append(elements)
-        self._counted.append((tally, packets, logged_ns))
-        self.pending_bytes += len(elements)
+    def push(self, chunk: Chunk) -> None:
+        self.pending.append(chunk)
+        self.pending_bytes += len(chunk.elements)
+        if self.member is not None:
+            chunk.place.last = chunk
         self.wake.set()
+
+    def pass_by(self, place: Place, log: bytes, next_offset: int) -> None:
+        """Nothing up to ``next_offset`` is for this reader."""
+        if self.member is None:
+            return
+        if place.last is None:
+            self.member.note(place.partition, log, next_offset)
+        elif place.last.log == log:
+            place.last.next_offset = next_offset
 
     def drop_pending(self) -> None:
         self.pending.clear()
-        self._counted.clear()
         self.pending_bytes = 0
 
     def take(self) -> bytes:
         """Everything pending that one response can carry."""
         first = self.pending.popleft()
-        if len(first) > RESPONSE_BYTES_MAX:
+        if len(first.elements) > RESPONSE_BYTES_MAX:
             raise AssertionError("a frame larger than a response")
-        chunks, size = [first], len(first)
-        while self.pending and size + len(self.pending[0]) <= RESPONSE_BYTES_MAX:
+        chunks, size = [first], len(first.elements)
+        while self.pending and size + len(self.pending[0].elements) <= RESPONSE_BYTES_MAX:
             chunk = self.pending.popleft()
             chunks.append(chunk)
-            size += len(chunk)
+            size += len(chunk.elements)
         self.pending_bytes -= size
-        self._in_hand = [self._counted.popleft() for _ in chunks]
-        return first if len(chunks) == 1 else b"".join(chunks)
+        self._in_hand = chunks
+        return first.elements if len(chunks) == 1 else b"".join([chunk.elements for chunk in chunks])
 
-    def count_sent(self) -> tuple[int, int]:
-        """What was taken last is sent: count it. Returns how many packets, and when the log got the oldest of those
-        that came live (UTC; 0: none did)."""
+    def on_sent(self) -> tuple[int, int]:
+        """What was taken last is sent: it is counted, and its consumer group has got it. Returns how many packets, and
+        when the log got the oldest of those that came live (UTC; 0: none did)."""
         sent, oldest_ns = 0, 0
-        for tally, packets, logged_ns in self._in_hand:
-            sent += packets
-            if tally is not None:
-                tally.on_sent(packets)
-            if logged_ns and (not oldest_ns or logged_ns < oldest_ns):
-                oldest_ns = logged_ns
+        for chunk in self._in_hand:
+            sent += chunk.packets
+            if chunk.place.tally is not None:
+                chunk.place.tally.on_sent(chunk.packets)
+            if chunk.logged_ns and (not oldest_ns or chunk.logged_ns < oldest_ns):
+                oldest_ns = chunk.logged_ns
+            if self.member is not None:
+                self.member.note(chunk.place.partition, chunk.log, chunk.next_offset)
+                if chunk.place.last is chunk:
+                    chunk.place.last = None
         self._in_hand = []
         return sent, oldest_ns
 
@@ -188,6 +222,7 @@ class Readers:
         self._places: dict[tuple[Partition, str], dict[int, Place]] = {}
         self._readers: dict[int, Reader] = {}
         self._filters: dict[int, tuple[FilterSpec, set[Reader]]] = {}  # those in use, and who uses them
+        self.groups = GroupProgress(epoch, consumer_of)
         self.gaps = 0  # slices asked for because a frame began beyond a reader
         self.slow = 0  # places that left the live feed because their reader was full
         self.jumps = 0  # times that a place met another log
@@ -208,6 +243,7 @@ class Readers:
             "gaps": self.gaps,
             "slow": self.slow,
             "jumps": self.jumps,
+            "uncommitted": self.groups.uncommitted,
         }
 
     # -- opened and closed by the peer --------------------------------------------------------------------------------
@@ -219,10 +255,15 @@ class Readers:
         filter_spec: FilterSpec | None = None,
         on_frame: Callable[[Frame, int, bool], None] | None = None,
         tally_of: Callable[[str], Tally] | None = None,
+        group: str = "",
     ) -> Reader:
-        """A reader of nothing yet; :meth:`join` gives it partitions. With a filter only after :meth:`takes`."""
+        """A reader of nothing yet; :meth:`join` gives it partitions. With a filter only after :meth:`takes`.
+
+        In a consumer ``group`` what is sent to it is committed. Where the group is, its opener asks.
+        """
         number = number_of(self._epoch, next(self._numbers))
-        reader = Reader(number, key, filter_spec, self._settings, on_frame, tally_of)
+        member = self.groups.join(group) if group else None
+        reader = Reader(number, key, filter_spec, self._settings, on_frame, tally_of, member)
         self._readers[number] = reader
         if filter_spec is not None:
             self._use(filter_spec, reader)
@@ -266,7 +307,8 @@ class Readers:
         """Forget the reader at once; its consumers are told."""
         self.end(reader)
         reader.drop_pending()
-        self._readers.pop(reader.number, None)
+        if self._readers.pop(reader.number, None) is not None and reader.member is not None:
+            reader.member.leave()
 
     def end(self, reader: Reader) -> None:
         """Nothing more for this reader; what is pending stays, to be sent before its stream ends."""
@@ -327,8 +369,11 @@ class Readers:
             tally = frame.tally(first, reader.key, number, place.until)
             place.tally.on_read(tally)
             packets = tally.chosen
-        if chunk := frame.cut(first, reader.key, number, place.until):
-            reader.push(chunk, place.tally, packets, frame.logged_ns if place.state is PlaceState.LIVE else 0)
+        if elements := frame.cut(first, reader.key, number, place.until):
+            logged_ns = frame.logged_ns if place.state is PlaceState.LIVE else 0
+            reader.push(Chunk(place, elements, packets, logged_ns, frame.log, frame.next_offset))
+        else:
+            reader.pass_by(place, frame.log, frame.next_offset)
 
     def _meet(self, place: Place, frame: Frame) -> None:
         """The first frame says which log this is; another one later means that offsets start anew."""
@@ -356,6 +401,7 @@ class Readers:
             return
         if place.next_offset == END:
             place.next_offset = end.next_offset
+            place.reader.pass_by(place, place.log, end.next_offset)  # the past is not wanted, next time neither
         if end.live and place.next_offset >= end.next_offset:
             place.state = PlaceState.LIVE
             self._keep_promise(place)
@@ -373,6 +419,7 @@ class Readers:
         for spec, _ in self._filters.values():
             if self._consumer_of(spec.data_source) is consumer:
                 consumer.send(spec)
+        self.groups.on_successor(consumer)
         for (partition, _), places in self._places.items():
             if self._consumer_of(partition.topic) is not consumer:
                 continue

@@ -168,7 +168,7 @@ def sent(reader: Reader) -> tuple[int, int]:
     packets = live = 0
     while reader.pending:
         reader.take()
-        some, logged_ns = reader.count_sent()
+        some, logged_ns = reader.on_sent()
         packets, live = packets + some, live + bool(logged_ns)
     return packets, live
 

@@ -16,7 +16,7 @@ from ma.streaming.open_data.v1.open_data_pb2 import Packet
 from trackside.data_plane.frame import Frame, decode_frame, encode_frame, frames_of
 from trackside.data_plane.link import FilterSpec, ForgetFilter, Leave, Mark, Message, Slice, SliceEnd
 from trackside.data_plane.log import END, Partition, Run
-from trackside.data_plane.reading import PlaceState, Reader, Readers
+from trackside.data_plane.reading import Chunk, Place, PlaceState, Reader, Readers
 from trackside.data_plane.spec import Settings
 
 PARTITION = Partition("Car", 0)
@@ -218,8 +218,9 @@ def test_a_closed_reader_is_forgotten_and_its_consumer_told() -> None:
 def test_responses_stay_below_four_mebibytes() -> None:
     reader = Reader(1, None, None, Settings())
     chunk = bytes(900_000)
-    for _ in range(20):
-        reader.push(chunk)
+    place = Place(reader, PARTITION, "", 0, None)
+    for number in range(20):
+        reader.push(Chunk(place, chunk, 1, 0, b"log", number))
     sizes = []
     while reader.pending:
         sizes.append(len(reader.take()))
