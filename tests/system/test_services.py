@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import itertools
 import signal
-import threading
+import subprocess
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,12 +18,25 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from server import Client, Server, take, wait_until
+from service_calls import (
+    CALL,
+    Subscriber,
+    create,
+    end,
+    event_id,
+    event_of,
+    info,
+    key_stub,
+    keys_of,
+    make_key,
+    parameters_id,
+    parameters_of,
+)
 
 from ma.streaming.api.v1 import api_pb2
-from ma.streaming.key_generator.v1 import key_generator_pb2, key_generator_pb2_grpc
+from ma.streaming.key_generator.v1 import key_generator_pb2
 from ma.streaming.open_data.v1 import open_data_pb2 as data
 
-CALL: dict[str, Any] = {"timeout": 30, "wait_for_ready": True}
 GATEWAY_CHANNELS = 6
 """With two gateways so many channels are spread over both, but for one time in thirty."""
 
@@ -45,50 +59,6 @@ def client(clients: list[Client]) -> Client:
 def source() -> str:
     """A data source that no other test has."""
     return f"Source{uuid.uuid4().hex[:12]}"
-
-
-# -- calls in short ---------------------------------------------------------------------------------------------------
-
-
-def create(client: Client, source: str, **fields: Any) -> str:
-    reply = client.sessions.CreateSession(api_pb2.CreateSessionRequest(data_source=source, **fields), **CALL)
-    assert reply.success
-    return str(reply.session_key)
-
-
-def info(client: Client, key: str) -> api_pb2.GetSessionInfoResponse:
-    return client.sessions.GetSessionInfo(api_pb2.GetSessionInfoRequest(session_key=key), **CALL)
-
-
-def keys_of(client: Client, source: str) -> list[str]:
-    request = api_pb2.GetCurrentSessionsRequest(data_source=source)
-    return list(client.sessions.GetCurrentSessions(request, **CALL).session_keys)
-
-
-def end(client: Client, key: str) -> data.EndOfSessionPacket:
-    reply = client.sessions.EndSession(api_pb2.EndSessionRequest(session_key=key), **CALL)
-    assert reply.success
-    return reply.end_session
-
-
-def parameters_id(client: Client, source: str, *names: str) -> int:
-    request = api_pb2.GetParameterDataFormatIdRequest(data_source=source, parameters=names)
-    return int(client.formats.GetParameterDataFormatId(request, **CALL).data_format_identifier)
-
-
-def parameters_of(client: Client, source: str, number: int) -> list[str]:
-    request = api_pb2.GetParametersListRequest(data_source=source, data_format_identifier=number)
-    return list(client.formats.GetParametersList(request, **CALL).parameters)
-
-
-def event_id(client: Client, source: str, name: str) -> int:
-    request = api_pb2.GetEventDataFormatIdRequest(data_source=source, event=name)
-    return int(client.formats.GetEventDataFormatId(request, **CALL).data_format_identifier)
-
-
-def event_of(client: Client, source: str, number: int) -> str:
-    request = api_pb2.GetEventRequest(data_source=source, data_format_identifier=number)
-    return str(client.formats.GetEvent(request, **CALL).event)
 
 
 def numbers_of(responses: list[Any]) -> list[int]:
@@ -136,6 +106,22 @@ def test_what_was_answered_is_seen_by_the_next_call(clients: list[Client], sourc
     assert found.is_complete and found.HasField("termination_time") and found.details["track"] == "Spa"
 
 
+def test_two_hundred_updates_at_once_lose_nothing(clients: list[Client], source: str) -> None:
+    """S1: over all gateways, and each is in the answer to the next question."""
+    key = create(clients[0], source, details={"track": "Spa"})
+    calls = []
+    for number, client in zip(range(100), itertools.cycle(clients), strict=False):
+        describe = api_pb2.UpdateSessionDetailsRequest(session_key=key, details={f"d{number}": str(number)})
+        calls.append(client.sessions.UpdateSessionDetails.future(describe, **CALL))
+        join = api_pb2.AddAssociateSessionRequest(session_key=key, associate_session_key=f"a{number}")
+        calls.append(client.sessions.AddAssociateSession.future(join, **CALL))
+    assert all(call.result().success for call in calls)
+    for client in clients:
+        found = info(client, key)
+        assert dict(found.details) == {"track": "Spa", **{f"d{number}": str(number) for number in range(100)}}
+        assert sorted(found.associate_session_keys) == sorted(f"a{number}" for number in range(100))
+
+
 def test_sessions_are_listed_in_the_order_in_which_they_began(clients: list[Client], source: str) -> None:
     keys = [create(client, source) for client in clients]
     end(clients[0], keys[1])
@@ -175,32 +161,6 @@ def test_what_is_not_there_is_no_success(client: Client, source: str) -> None:
 
 
 # -- notifications ----------------------------------------------------------------------------------------------------
-
-
-class Subscriber:
-    """One open notification stream, of which the headers have come; ``keys`` grows as it is told."""
-
-    def __init__(self, client: Client, source: str, what: str) -> None:
-        method = getattr(client.sessions, f"GetSession{what}Notification")
-        request = getattr(api_pb2, f"GetSession{what}NotificationRequest")(data_source=source)
-        self.keys: list[str] = []
-        self.ended = ""
-        self._call = method(request, timeout=120, wait_for_ready=True)
-        self._call.initial_metadata()  # blocks until the headers are there: nothing has been told by then
-        self._thread = threading.Thread(target=self._listen, daemon=True)
-        self._thread.start()
-
-    def _listen(self) -> None:
-        try:
-            for told in self._call:
-                self.keys.append(told.session_key)
-            self.ended = "OK"
-        except grpc.RpcError as error:
-            self.ended = f"{error.code()}: {error.details()}"
-
-    def close(self) -> None:
-        self._call.cancel()
-        self._thread.join()
 
 
 def test_notifications_over_every_gateway_and_through_a_kill(
@@ -245,6 +205,87 @@ def test_a_session_is_complete_when_its_start_is_told(clients: list[Client], sou
     subscription.cancel()
 
 
+SESSIONS = 3_000
+"""Enough for one subscriber's windows and queue to run full, in few enough bytes."""
+
+TOLD_AT_ONCE = 500
+"""Less than a queue takes, so that only who does not read at all is too slow."""
+
+
+def test_slow_and_dead_subscribers_harm_nobody(shared_server: Server, clients: list[Client]) -> None:
+    """Some never read, one is killed, one breaks off, and the others are told everything, in order."""
+    source = f"{uuid.uuid4().hex}{'x' * 160}"  # long, so that few notifications fill what lies between
+    readers = [Subscriber(client, source, "Start") for client in clients]
+    others = [Client(narrow_channel(shared_server)) for _ in range(3)]
+    slow = [subscribe(client, source) for client in others]
+    killed = subprocess.Popen(
+        [sys.executable, "-P", "-c", KILLED, str(shared_server.port), source], stdout=subprocess.PIPE
+    )
+    assert killed.stdout is not None and killed.stdout.readline() == b"told\n"
+    keys = [f"{number:04}-{source[:8]}" for number in range(SESSIONS)]
+    for first in range(0, SESSIONS, TOLD_AT_ONCE):
+        some = [
+            api_pb2.WriteInfoPacketsRequest(message=new_session(key, source)) for key in keys[first:][:TOLD_AT_ONCE]
+        ]
+        clients[0].writer.WriteInfoPackets(iter(some), timeout=60)
+        for reader in readers:
+            wait_until(lambda r=reader, n=first: len(r.keys) == n + TOLD_AT_ONCE or r.ended, "all of these are told")
+        if not first:
+            killed.kill()
+            slow.pop().cancel()
+    for reader in readers:
+        assert not reader.ended and reader.keys == keys
+        reader.close()
+    for call in slow:
+        found, status = drained(call)
+        assert status is grpc.StatusCode.RESOURCE_EXHAUSTED, "who reads nothing is ended, and told why"
+        assert found == keys[: len(found)] and len(found) < len(keys), "in order, and without a gap"
+    assert killed.wait() and info(clients[0], keys[-1]).success
+    for client in others:
+        client.close()
+
+
+KILLED = """
+import sys, grpc
+from ma.streaming.api.v1 import api_pb2, api_pb2_grpc
+stub = api_pb2_grpc.SessionManagementServiceStub(grpc.insecure_channel(f"127.0.0.1:{sys.argv[1]}"))
+call = stub.GetSessionStartNotification(api_pb2.GetSessionStartNotificationRequest(data_source=sys.argv[2]))
+call.initial_metadata()
+print("told", flush=True)
+for _ in call:
+    pass
+"""
+
+
+def narrow_channel(server: Server) -> grpc.Channel:
+    """One on which no more than HTTP/2's first window of 64 KiB is under way to who does not read."""
+    options = [("grpc.use_local_subchannel_pool", 1), ("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 1024)]
+    return grpc.insecure_channel(f"127.0.0.1:{server.port}", options=options)
+
+
+def subscribe(client: Client, source: str) -> Any:
+    """An open notification stream that nobody reads."""
+    request = api_pb2.GetSessionStartNotificationRequest(data_source=source)
+    call = client.sessions.GetSessionStartNotification(request, timeout=120, wait_for_ready=True)
+    call.initial_metadata()
+    return call
+
+
+def drained(call: Any) -> tuple[list[str], grpc.StatusCode]:
+    found = []
+    try:
+        for told in call:
+            found.append(told.session_key)
+    except grpc.RpcError as error:
+        return found, error.code()
+    return found, grpc.StatusCode.OK
+
+
+def new_session(key: str, source: str) -> data.Packet:
+    content = data.NewSessionPacket(data_source=source).SerializeToString()
+    return data.Packet(type="NewSession", session_key=key, content=content)
+
+
 # -- data formats -----------------------------------------------------------------------------------------------------
 
 
@@ -277,17 +318,6 @@ def test_all_who_ask_at_once_get_one_number(clients: list[Client], source: str) 
 
 
 # -- keys -------------------------------------------------------------------------------------------------------------
-
-
-def make_key(stub: key_generator_pb2_grpc.UniqueKeyGeneratorServiceStub, kind: int) -> Any:
-    request = key_generator_pb2.GenerateUniqueKeyRequest(type=kind)  # type: ignore[arg-type]
-    return stub.GenerateUniqueKey(request, **CALL)
-
-
-def key_stub(port: int) -> key_generator_pb2_grpc.UniqueKeyGeneratorServiceStub:
-    options = [("grpc.use_local_subchannel_pool", 1)]
-    channel = grpc.insecure_channel(f"127.0.0.1:{port}", options=options)
-    return key_generator_pb2_grpc.UniqueKeyGeneratorServiceStub(channel)
 
 
 def ulong_keys(server: Server) -> list[int]:
