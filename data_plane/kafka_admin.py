@@ -17,13 +17,12 @@ from confluent_kafka import (
     ConsumerGroupTopicPartitions,
     IsolationLevel,
     KafkaError,
-    KafkaException,
     TopicCollection,
     TopicPartition,
 )
 
 from trackside.data_plane.kafka_config import ClientConfig, made
-from trackside.data_plane.kafka_health import reason_of
+from trackside.data_plane.kafka_errors import code_of, reason_of
 from trackside.data_plane.log import Partition, Wake
 
 __all__ = ["AdminError", "KafkaAdmin", "TopicInfo"]
@@ -200,8 +199,4 @@ class KafkaAdmin:
 
 def _error(future: Future[Any]) -> AdminError | None:
     raised = future.exception()
-    if raised is None:
-        return None
-    inner = raised.args[0] if isinstance(raised, KafkaException) and raised.args else None
-    code = inner.code() if isinstance(inner, KafkaError) else KafkaError._FAIL
-    return AdminError(code, reason_of(raised))
+    return None if raised is None else AdminError(code_of(raised), reason_of(raised))

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from confluent_kafka import KafkaException
 
+from trackside.data_plane.kafka_errors import reason_of
 from trackside.data_plane.kafka_overrides import KEPT_CONSUMER, KEPT_PUBLISHER, broken_promises, is_false, named
 from trackside.data_plane.log import LogConfigurationError
 from trackside.data_plane.spec import Settings
@@ -108,14 +109,15 @@ def check_address(broker: str) -> None:
 class PublisherConfig(NamedTuple):
     """``bulk`` is for the client that carries everything, ``single`` for the one that finds out who is refused.
 
-    ``gapless``: the success of a packet implies that of all before it in its partition. ``batch_bytes`` is the
-    ``batch.size`` that came out.
+    ``gapless``: the success of a packet implies that of all before it in its partition. ``batch_bytes`` and
+    ``message_bytes_max`` are ``batch.size`` and ``message.max.bytes`` as they came out.
     """
 
     bulk: ClientConfig
     single: ClientConfig
     gapless: bool
     batch_bytes: int
+    message_bytes_max: int
 
 
 def publisher_config(settings: Settings) -> PublisherConfig:
@@ -125,7 +127,9 @@ def publisher_config(settings: Settings) -> PublisherConfig:
     config = _consistent(_connection(settings) | _PUBLISHER, overrides)
     gapless = bool(config["enable.gapless.guarantee"])
     single = config | {"enable.gapless.guarantee": False, "linger.ms": 0}
-    return PublisherConfig(config, single, gapless, _number(config, "batch.size") or BATCH_BYTES)
+    batch_bytes = _number(config, "batch.size") or BATCH_BYTES
+    message_bytes_max = _number(config, "message.max.bytes") or MESSAGE_BYTES_MAX
+    return PublisherConfig(config, single, gapless, batch_bytes, message_bytes_max)
 
 
 def _consistent(defaults: ClientConfig, overrides: dict[str, str]) -> ClientConfig:
@@ -186,9 +190,4 @@ def made(client: Callable[[ClientConfig], Client], config: ClientConfig) -> Clie
     try:
         return client(config)
     except (KafkaException, ValueError, TypeError) as error:
-        raise LogConfigurationError(f"Kafka client: {_reason(error)}") from error
-
-
-def _reason(error: Exception) -> str:
-    first = error.args[0] if error.args else error
-    return first.str() if hasattr(first, "str") else str(first)
+        raise LogConfigurationError(f"Kafka client: {reason_of(error)}") from error

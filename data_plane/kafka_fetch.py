@@ -18,7 +18,8 @@ from google.protobuf.message import DecodeError
 
 from ma.streaming.open_data.v1.open_data_pb2 import Packet
 from trackside.data_plane.kafka_config import IDENTITY_HEADER, ClientConfig, made
-from trackside.data_plane.kafka_health import BrokerHealth, reason_of
+from trackside.data_plane.kafka_errors import reason_of
+from trackside.data_plane.kafka_health import BrokerHealth
 from trackside.data_plane.log import Partition, Wake
 
 __all__ = ["Block", "CatchUp", "Fault", "LiveFetch"]

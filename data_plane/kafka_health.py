@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 from confluent_kafka import KafkaError
 
+from trackside.data_plane.kafka_errors import reason_of
 from trackside.data_plane.log import LogConfigurationError, LogState
 
 if TYPE_CHECKING:
     from trackside.data_plane.kafka_admin import KafkaAdmin
 
-__all__ = ["BrokerHealth", "reason_of"]
+__all__ = ["BrokerHealth"]
 
 PROBE_SECONDS = 5.0
 """How often a cluster that is silent for no reason is asked; a broker that hangs raises no error."""
@@ -26,11 +27,10 @@ _AWAY = frozenset({KafkaError._ALL_BROKERS_DOWN, KafkaError._AUTHENTICATION, Kaf
 _DETAIL = frozenset({KafkaError._TRANSPORT, KafkaError._RESOLVE, KafkaError._SSL, KafkaError._AUTHENTICATION})
 
 
-def reason_of(error: object) -> str:
-    """One line for an operator from a KafkaError, a KafkaException or whatever else was raised."""
-    inner = error.args[0] if isinstance(error, Exception) and error.args else error
-    text = inner.str() if isinstance(inner, KafkaError) else str(inner)
-    return " ".join(text.split())
+_NOT_TRUSTED = "certificate verify failed"
+_ALERTS = ("certificate", "unknown ca")
+"""What TLS calls it: we do not trust the broker's certificate, or the broker's alert says that ours will not do. Other
+failures of a handshake may come from a connection that was cut: they are a state, not a verdict."""
 
 
 class BrokerHealth:
@@ -61,8 +61,8 @@ class BrokerHealth:
         code = error.code()
         if code in _DETAIL:
             self._detail = reason_of(error)
-        if code == KafkaError._AUTHENTICATION and not self._refused:
-            self._refused, self._refused_since = reason_of(error), time.monotonic()
+        if not self._refused and (story := _refusal(error)):
+            self._refused, self._refused_since = f"{story}: {reason_of(error)}", time.monotonic()
         if code in _AWAY:
             self._away()
 
@@ -74,12 +74,12 @@ class BrokerHealth:
             self._state = LogState(True)
 
     def check_credentials(self) -> None:
-        """Raise LogConfigurationError when the brokers have refused us from the start on.
+        """Raise LogConfigurationError when the brokers have refused us, or we them, from the start on.
 
         Later it is a state like any other: credentials that are changed under a running server come back.
         """
         if self._refused and not self._ever_answered and time.monotonic() - self._refused_since > REFUSED_SECONDS:
-            raise LogConfigurationError(f"broker = {self._broker!r} refuses the credentials: {self._refused}")
+            raise LogConfigurationError(f"broker = {self._broker!r} {self._refused}")
 
     def do_work(self, now: float, admin: KafkaAdmin) -> None:
         """Ask the cluster whether it is there, now and then."""
@@ -101,3 +101,15 @@ class BrokerHealth:
         """Believed at once; a false alarm (idle connections that a broker closes) is over with the next probe."""
         self._state = LogState(False, f"no broker of {self._broker} answers: {self._detail}")
         self._probe_at = min(self._probe_at, time.monotonic() + PROBE_SECONDS_AWAY / 10)
+
+
+def _refusal(error: KafkaError) -> str:
+    """The story of an error that the same configuration will meet again; empty for every other."""
+    text = error.str()
+    if error.code() == KafkaError._AUTHENTICATION:
+        return "refuses the credentials"
+    if _NOT_TRUSTED in text:
+        return "has a certificate that is not trusted"
+    if "SSL alert" in text and any(word in text for word in _ALERTS):
+        return "refuses the client's certificate"
+    return ""

@@ -8,6 +8,7 @@ has not reported then counts as unknown.
 
 from __future__ import annotations
 
+import itertools
 import re
 import sys
 import threading
@@ -19,7 +20,9 @@ from typing import Any
 from confluent_kafka import KafkaError, Producer
 
 from trackside.data_plane.kafka_config import ClientConfig, made
-from trackside.data_plane.kafka_health import BrokerHealth, reason_of
+from trackside.data_plane.kafka_errors import reason_of
+from trackside.data_plane.kafka_health import BrokerHealth
+from trackside.data_plane.kafka_queue import Chunk
 from trackside.data_plane.log import Partition, Wake
 
 __all__ = ["KafkaPublisher", "Report"]
@@ -37,7 +40,7 @@ _PARTITION = re.compile(r"\bfor (\S+) \[(\d+)\]")
 
 
 class KafkaPublisher:
-    """Made, fed and dropped by the agent thread. ``produce`` is librdkafka's own, for the hot path."""
+    """Made, fed and dropped by the agent thread."""
 
     def __init__(self, config: ClientConfig, name: str, health: BrokerHealth, wake: Wake) -> None:
         self._health = health
@@ -53,14 +56,38 @@ class KafkaPublisher:
         self._thread = threading.Thread(target=self._run, name=f"log-{name}", daemon=True)
         self._thread.start()
 
-    def reporting(self, report: Report) -> Callable[[KafkaError | None, object], None]:
-        """A delivery callback that brings ``report`` to the agent thread."""
-        put = self._reports.append
+    def send(self, partition: Partition, chunk: Chunk, report: Report, *, each: bool) -> tuple[int, object]:
+        """Hand over ``chunk``. Returns how many of its messages were taken, and why no more.
 
-        def delivered(error: KafkaError | None, _message: object) -> None:
-            put((report, error))
+        Its last message is reported, or with ``each`` all of them; ``chunk.reports`` says how many reports will come.
+        """
+        produce, (topic, number) = self.produce, partition
+        delivered, count = self._reporting(report), len(chunk.values)
+        callbacks = itertools.chain(itertools.repeat(delivered if each else None, count - 1), (delivered,))
+        messages = zip(chunk.values, chunk.keys, callbacks, strict=False)
+        try:
+            if chunk.headers is None:
+                for value, key, callback in messages:
+                    produce(topic, value, key, number, callback)
+            else:
+                for (value, key, callback), headers in zip(messages, chunk.headers, strict=False):
+                    produce(topic, value, key, number, callback, headers=headers)
+        except:  # noqa: E722 - some versions of confluent-kafka raise a KafkaError, which is no exception class
+            taken = count - 1 - sum(1 for _ in messages)
+            chunk.reports = taken if each else 0
+            return taken, sys.exc_info()[1]
+        chunk.reports = count if each else 1
+        return count, None
 
-        return delivered
+    def send_one(self, partition: Partition, chunk: Chunk, index: int, report: Report) -> object:
+        """Hand over one message of ``chunk``. Returns why it was not taken, None when it was."""
+        topic, number = partition
+        delivered, headers = self._reporting(report), chunk.headers_of(index)
+        try:
+            self.produce(topic, chunk.values[index], chunk.keys[index], number, delivered, headers=headers)
+        except:  # noqa: E722 - as in send
+            return sys.exc_info()[1]
+        return None
 
     def take_reports(self) -> int:
         """Agent thread: call what has been reported."""
@@ -93,6 +120,15 @@ class KafkaPublisher:
         """Throw away what is left. The log thread ends by itself when that takes longer than the bound."""
         self._stopping = True
         self._thread.join(timeout_seconds)
+
+    def _reporting(self, report: Report) -> Callable[[KafkaError | None, object], None]:
+        """A delivery callback that brings ``report`` to the agent thread."""
+        put = self._reports.append
+
+        def delivered(error: KafkaError | None, _message: object) -> None:
+            put((report, error))
+
+        return delivered
 
     # -- the log thread -----------------------------------------------------------------------------------------------
 

@@ -211,10 +211,13 @@ class PartitionQueue:
         return chunk
 
     def restore(self, *, suspect: bool) -> int:
-        """Everything in flight waits again, in its order. Returns how many packets that are."""
+        """Everything in flight waits again, in its order. Returns how many packets that are.
+
+        With ``suspect`` these go one at a time, or the chunk behind them that could not be handed over at all.
+        """
         count = sum(len(chunk.values) for chunk in self.in_flight)
         if suspect:
-            self.suspects = len(self.in_flight)
+            self.suspects = max(1, len(self.in_flight))
         self.waiting.extendleft(reversed(self.in_flight))
         self.in_flight.clear()
         self.bytes_in_flight = 0

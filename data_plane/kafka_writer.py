@@ -14,8 +14,6 @@ the end of that client, so that nothing passes the refused packet.
 
 from __future__ import annotations
 
-import itertools
-import sys
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -23,18 +21,19 @@ from pathlib import Path
 
 from confluent_kafka import KafkaError
 
-from trackside.data_plane.dead_letters import DeadLetter, DeadLetterFile, now_text
+from trackside.data_plane.dead_letters import DeadLetter, DeadLetterFile
 from trackside.data_plane.kafka_admin import KafkaAdmin
 from trackside.data_plane.kafka_config import (
-    IDENTITY_HEADER,
     PublisherConfig,
     admin_config,
     check_address,
     publisher_config,
 )
-from trackside.data_plane.kafka_health import BrokerHealth, reason_of
+from trackside.data_plane.kafka_errors import AFTERMATH, REFUSALS, TOO_LARGE, VANISHED, code_of, reason_of
+from trackside.data_plane.kafka_graveyard import Graveyard
+from trackside.data_plane.kafka_health import BrokerHealth
 from trackside.data_plane.kafka_publisher import KafkaPublisher
-from trackside.data_plane.kafka_queue import Chunk, Headers, PartitionQueue, RecordProgress, RingAccount, cut
+from trackside.data_plane.kafka_queue import Chunk, PartitionQueue, RecordProgress, RingAccount, cut
 from trackside.data_plane.kafka_topics import KafkaTopics, TopicState
 from trackside.data_plane.log import LogState, Partition, Refusal, Wake
 from trackside.data_plane.record import Record
@@ -63,9 +62,6 @@ STUCK_SECONDS = 1.0
 """A partition without progress for this long makes its topic doubtful: it may have been deleted."""
 
 RETRY_SECONDS = 0.1
-BURY_SECONDS = 10.0
-"""A dead-letter topic that cannot be had for this long while the broker answers: the file takes the letter."""
-
 LIMITS_SECONDS = 60.0
 SHORT_LIFE_SECONDS = 1.0
 PAUSE_SECONDS = 0.25
@@ -73,30 +69,6 @@ PAUSE_SECONDS = 0.25
 
 TRIAL_SECONDS = 3.0
 """A client that has lived for this long without work is taken to be let in."""
-
-_REFUSALS = frozenset(
-    {
-        KafkaError.MSG_SIZE_TOO_LARGE,
-        KafkaError.RECORD_LIST_TOO_LARGE,
-        KafkaError.INVALID_RECORD,
-        KafkaError.INVALID_TIMESTAMP,
-        KafkaError.INVALID_MSG_SIZE,
-        KafkaError.POLICY_VIOLATION,
-        KafkaError.TOPIC_AUTHORIZATION_FAILED,
-        KafkaError.UNSUPPORTED_FOR_MESSAGE_FORMAT,
-    }
-)
-"""What sending again cannot change. Everything else is sent again for ever."""
-
-_VANISHED = frozenset({KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION, KafkaError.UNKNOWN_TOPIC_OR_PART})
-
-
-_FATAL = frozenset(
-    {KafkaError._FATAL, KafkaError._GAPLESS_GUARANTEE, KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT}
-)
-"""What is reported once a client has failed; somebody's refusal may be behind it."""
-
-_TOO_LARGE = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE})
 
 
 class KafkaLogWriter:
@@ -131,8 +103,8 @@ class KafkaLogWriter:
         self._busy: set[PartitionQueue] = set()
         self._dirty: set[PartitionQueue] = set()
 
-        self._grave = self._queue(Partition(dead_letter_topic, 0))
-        self._letters = DeadLetterFile(Path(settings.data_dir) / "dead-letters")
+        file = DeadLetterFile(Path(settings.data_dir) / "dead-letters")
+        self._graveyard = Graveyard(self._queue(Partition(dead_letter_topic, 0)), file, self._on_buried)
         self._refused: list[Refusal] = []
 
         self._bytes_held_max = int(BATCHES_HELD * self._config.batch_bytes)
@@ -141,9 +113,7 @@ class KafkaLogWriter:
         self._broker_bytes_max_next = 0
         self._tick_at = 0.0
         self._limits_at = 0.0
-        self._count = dict.fromkeys(
-            ("appended", "bytes", "batches", "repeats", "refused", "clients", "dead_letter_file"), 0
-        )
+        self._count = dict.fromkeys(("appended", "bytes", "batches", "repeats", "refused", "clients"), 0)
 
     # -- LogWriter ----------------------------------------------------------------------------------------------------
 
@@ -187,11 +157,12 @@ class KafkaLogWriter:
 
     def value_bytes_max(self) -> int:
         """By the brokers' limit, not by topics': one odd topic must not close the door for all others."""
-        return min(self._packet_bytes_max, (self._broker_bytes_max or BROKER_BYTES_MAX) - ENVELOPE_BYTES)
+        limit = min(self._broker_bytes_max or BROKER_BYTES_MAX, self._config.message_bytes_max)
+        return min(self._packet_bytes_max, limit - ENVELOPE_BYTES)
 
     def statistics(self) -> Mapping[str, int]:
         """Also: ``repeats`` packets sent again, ``clients`` replaced, ``topics_created``, ``dead_letter_file``."""
-        return {**self._count, "topics_created": self._topics.created}
+        return {**self._count, "topics_created": self._topics.created, "dead_letter_file": self._graveyard.filed}
 
     def close(self, timeout_seconds: float) -> bool:
         deadline = time.monotonic() + timeout_seconds
@@ -233,7 +204,7 @@ class KafkaLogWriter:
         suspect: so each failure takes at least one culprit out of the bulk.
         """
         self._bulk = None
-        had = [queue for queue in self._busy if queue.in_flight]
+        had = [queue for queue in self._busy if queue.in_flight or queue.broken]
         suspects = {queue for queue in had if queue.suspected or queue.partition == client.suspect}
         if not suspects and not client.soft:
             suspects = set(had)
@@ -288,7 +259,7 @@ class KafkaLogWriter:
             return self._refuse(queue, refusal) if not queue.in_flight else 0
         if topic.state is not TopicState.READY:
             return 0
-        if queue.careful or queue is self._grave:
+        if queue.careful or queue is self._graveyard.queue:
             return self._send_one(queue, now) if not queue.in_flight else 0
         return self._send_bulk(queue, max(1, topic.bytes_max - BATCH_OVERHEAD_BYTES) if topic.bytes_max else 0, now)
 
@@ -337,7 +308,8 @@ class KafkaLogWriter:
 
     def _produce(self, client: KafkaPublisher, queue: PartitionQueue, chunk: Chunk) -> int:
         """Hand over one chunk, just taken off ``waiting``. Returns how many messages librdkafka took."""
-        taken, error = self._produce_all(client, queue, chunk)
+        report = partial(self._on_chunk, client, queue, chunk)
+        taken, error = client.send(queue.partition, chunk, report, each=not self._config.gapless)
         if taken < len(chunk.values):
             queue.waiting.appendleft(chunk.cut_off(taken) if taken else chunk)
             self._on_not_taken(client, queue, error)
@@ -345,27 +317,6 @@ class KafkaLogWriter:
             queue.put_in_flight(chunk)
             self._count["batches"] += 1
         return taken
-
-    def _produce_all(self, client: KafkaPublisher, queue: PartitionQueue, chunk: Chunk) -> tuple[int, object]:
-        """Returns how many messages were taken, and why no more. Only the last is reported, if that is enough."""
-        produce, (topic, number) = client.produce, queue.partition
-        report = client.reporting(partial(self._on_chunk, client, queue, chunk))
-        count, gapless = len(chunk.values), self._config.gapless
-        reports = itertools.chain(itertools.repeat(None if gapless else report, count - 1), (report,))
-        messages = zip(chunk.values, chunk.keys, reports, strict=False)
-        try:
-            if chunk.headers is None:
-                for value, key, each in messages:
-                    produce(topic, value, key, number, each)
-            else:
-                for (value, key, each), headers in zip(messages, chunk.headers, strict=False):
-                    produce(topic, value, key, number, each, headers=headers)
-        except:  # noqa: E722 - some versions of confluent-kafka raise a KafkaError, which is no exception class
-            taken = count - 1 - sum(1 for _ in messages)
-            chunk.reports = 0 if gapless else taken
-            return taken, sys.exc_info()[1]
-        chunk.reports = 1 if gapless else count
-        return count, None
 
     def _on_not_taken(self, client: KafkaPublisher, queue: PartitionQueue, error: object) -> None:
         """A full client (its queue has a limit only by an override) is tried again; any other reason ends it."""
@@ -376,26 +327,21 @@ class KafkaLogWriter:
 
     def _on_failure(self, client: KafkaPublisher, queue: PartitionQueue, error: object) -> None:
         """Something of ``queue`` failed: whatever is reported behind it, all from there on is sent again."""
-        code = _code(error)
+        code = code_of(error)
         queue.broken = True
-        queue.suspected = queue.suspected or code in _REFUSALS
-        if code in _VANISHED:
+        queue.suspected = queue.suspected or code in REFUSALS
+        if code in VANISHED:
             self._topics.doubt(queue.partition.topic)
-        client.fail(reason_of(error), soft=code not in _REFUSALS and code not in _FATAL)
+        client.fail(reason_of(error), soft=code not in REFUSALS and code not in AFTERMATH)
 
     def _send_one(self, queue: PartitionQueue, now: float) -> int:
         """The packet at the head, alone: nothing of this partition is on its way but this."""
         client = self._client("single", now)
         if client is None:
             return 0
-        chunk, index = queue.waiting[0], queue.index
-        report = client.reporting(partial(self._on_single, client, queue))
-        topic, number = queue.partition
-        headers = chunk.headers_of(index)
-        try:
-            client.produce(topic, chunk.values[index], chunk.keys[index], number, on_delivery=report, headers=headers)
-        except:  # noqa: E722 - as in _produce
-            self._on_single_error(client, queue, sys.exc_info()[1])
+        error = client.send_one(queue.partition, queue.waiting[0], queue.index, partial(self._on_single, client, queue))
+        if error is not None:
+            self._on_single_error(client, queue, error)
             return 0
         queue.sent = True
         queue.progress_at = now
@@ -434,17 +380,17 @@ class KafkaLogWriter:
             self._on_single_error(client, queue, error)
 
     def _on_single_error(self, client: KafkaPublisher, queue: PartitionQueue, error: object) -> None:
-        code = _code(error)
+        code = code_of(error)
         self._dirty.add(queue)
-        if code in _REFUSALS:
-            if code in _TOO_LARGE:
+        if code in REFUSALS:
+            if code in TOO_LARGE:
                 self._topics.refresh_limit(queue.partition.topic)
             self._refuse(queue, reason_of(error))
             return
         queue.retry_at = time.monotonic() + RETRY_SECONDS
-        if code in _VANISHED:
+        if code in VANISHED:
             self._topics.doubt(queue.partition.topic)
-        if code in _FATAL:
+        if code in AFTERMATH:
             client.fail(reason_of(error), soft=False)
 
     def _on_success(self) -> None:
@@ -461,29 +407,19 @@ class KafkaLogWriter:
 
     def _refuse(self, queue: PartitionQueue, reason: str) -> int:
         """The packet at the head of ``queue`` can never be stored: to the dead letters with it."""
-        if queue is self._grave:
-            self._bury_in_file(f"the dead-letter topic refuses it, too: {reason}")
+        graveyard = self._graveyard
+        if queue is graveyard.queue:
+            graveyard.file_head(f"the dead-letter topic refuses it, too: {reason}")
+            self._pass_one(queue, refused=False)
             return 1
         queue.burying = True
         queue.progress_at = time.monotonic()
-        letter = _letter(queue, reason)
-        chunk = Chunk(_Burial(self, queue, letter), [letter.value], [letter.key], [_letter_headers(letter)], [0])
-        self._grave.waiting.append(chunk)
-        self._grave.progress_at = time.monotonic() if len(self._grave.waiting) == 1 else self._grave.progress_at
-        self._busy.add(self._grave)
-        self._dirty.add(self._grave)
+        graveyard.bury(queue, reason)
+        self._busy.add(graveyard.queue)
+        self._dirty.add(graveyard.queue)
         return 1
 
-    def _bury_in_file(self, why: str) -> None:
-        """The letter at the head of the dead-letter topic's queue goes to disk instead."""
-        owner = self._grave.waiting[0].owner
-        assert isinstance(owner, _Burial)
-        log_line("error", "kafka", "dead letter to file", path=str(self._letters.path), reason=why)
-        self._letters.append(owner.letter)
-        self._count["dead_letter_file"] += 1
-        self._pass_one(self._grave, refused=False)
-
-    def on_buried(self, queue: PartitionQueue, letter: DeadLetter) -> None:
+    def _on_buried(self, queue: PartitionQueue, letter: DeadLetter) -> None:
         """The letter is safe: only now may the packet count as logged."""
         queue.burying = False
         self._count["refused"] += 1
@@ -500,17 +436,14 @@ class KafkaLogWriter:
             elif (queue.in_flight or queue.sent) and now - queue.progress_at > STUCK_SECONDS and self._health.answers:
                 self._topics.doubt(queue.partition.topic)
         self._dirty |= self._busy
-        self._bury_when_stuck(now)
+        if self._graveyard.stuck(now) and self._health.answers:
+            self._graveyard.file_head("the dead-letter topic cannot be had")
+            self._pass_one(self._graveyard.queue, refused=False)
         self._get_over_trouble(now)
         if now >= self._limits_at and self._health.answers:
             self._limits_at = now + LIMITS_SECONDS
             self._broker_bytes_max_next = 0
             self._admin.broker_bytes_max(self._on_broker_limit)
-
-    def _bury_when_stuck(self, now: float) -> None:
-        grave = self._grave
-        if grave.waiting and not grave.sent and now - grave.progress_at > BURY_SECONDS and self._health.answers:
-            self._bury_in_file("the dead-letter topic cannot be had")
 
     def _get_over_trouble(self, now: float) -> None:
         """Nobody sends while the log counts as away: so a new client shows by its life that it has come back."""
@@ -527,54 +460,3 @@ class KafkaLogWriter:
 
     def _on_topic_changed(self, name: str) -> None:
         self._dirty.update(queue for queue in self._by_topic.get(name, ()) if not queue.idle)
-
-
-class _Burial:
-    """Owner of a dead letter on its way: tells the writer when it is safe."""
-
-    def __init__(self, writer: KafkaLogWriter, queue: PartitionQueue, letter: DeadLetter) -> None:
-        self._writer = writer
-        self._queue = queue
-        self.letter = letter
-
-    def on_split(self) -> None:
-        raise AssertionError("a letter is one packet")
-
-    def on_logged(self, chunk: Chunk) -> None:
-        self._writer.on_buried(self._queue, self.letter)
-
-
-def _letter(queue: PartitionQueue, reason: str) -> DeadLetter:
-    chunk, index = queue.waiting[0], queue.index
-    progress = chunk.owner
-    assert isinstance(progress, RecordProgress)
-    return DeadLetter(
-        time=now_text(),
-        topic=queue.partition.topic,
-        partition=queue.partition.number,
-        reason=reason,
-        key=chunk.keys[index],
-        value=chunk.values[index],
-        identity=dict(chunk.headers_of(index) or ()).get(IDENTITY_HEADER, b""),
-        ring=progress.ring,
-        end=progress.end,
-        packet=chunk.indexes[index],
-        other=chunk.other,
-    )
-
-
-def _letter_headers(letter: DeadLetter) -> Headers:
-    """What a reader of the dead-letter topic is told; key and value are the packet's own."""
-    headers = [
-        ("trackside-reason", letter.reason.encode()),
-        ("trackside-topic", letter.topic.encode()),
-        ("trackside-partition", str(letter.partition).encode()),
-        ("trackside-other-topic", letter.other.encode()),
-        (IDENTITY_HEADER, letter.identity),
-    ]
-    return [(name, value) for name, value in headers if value]
-
-
-def _code(error: object) -> int:
-    inner = error.args[0] if isinstance(error, Exception) and error.args else error
-    return inner.code() if isinstance(inner, KafkaError) else KafkaError._FAIL

@@ -209,6 +209,17 @@ class TestRefusals:
         assert plain_values(log.broker, topic) == [value for value in packets if len(value) < 3000]
         assert plain_values(log.broker, log.dead_letters) == [value for value in packets if len(value) > 3000]
 
+    def test_what_an_override_forbids_is_refused_before_it_is_sent(self, log: KafkaUnderTest) -> None:
+        topic, packets = log.topic("narrow"), self.packets()
+        overrides = {"message.max.bytes": "3000"}
+        feed = Feed(log.writer(msgspec.structs.replace(log.settings, publisher_overrides=overrides)))
+        assert feed.writer.value_bytes_max() < 3000
+        feed.append_logged(record(packets[11:12], Route(topic, 0, b"k")))
+        feed.append_logged(record(packets, Route(topic, 0, b"k")))
+        assert once_each(plain_values(log.broker, topic)) == packets[:11] + packets[12:]
+        assert [refusal.packet for refusal in feed.writer.refusals()] == [0, 11]
+        assert feed.writer.statistics()["dead_letter_file"] == 2
+
     def test_a_topic_that_we_may_not_write(self, log: KafkaUnderTest) -> None:
         topic, other = log.topic("forbidden"), log.topic("allowed")
         log.broker.create_topic(topic, PARTITIONS)
@@ -244,6 +255,7 @@ class TestOutages:
         try:
             write_until(lambda: not feed.writer.state().available and not reader.state().available, "the log away")
             assert log.settings.broker in feed.writer.state().reason
+            drive(lambda: not feed.writer.do_work(), what="the reports from before")
             before = feed.writer.logged(RING)
             for _ in range(5):
                 feed.append(record(numbered(number, 10), Route(topic, number // 10 % 2, b"k")))
