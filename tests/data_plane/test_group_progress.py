@@ -122,6 +122,7 @@ def test_no_commit_is_ahead_of_what_was_sent_and_the_last_one_has_all(seed: int)
     assert [n for n in mine if n < kept] == sent
 
 
+@pytest.mark.fact("R18")
 def test_filtered_packets_are_passed_without_a_response() -> None:
     consumer, readers = make()
     reader = open_live(readers, consumer, "g", b"one")
@@ -143,6 +144,7 @@ def test_filtered_packets_are_passed_without_a_response() -> None:
     assert [rows(commit) for commit in consumer.commits()] == [{CAR: Progress(b"log", 6)}]
 
 
+@pytest.mark.fact("R18")
 def test_a_reader_without_a_group_commits_nothing() -> None:
     consumer, readers = make()
     reader = open_live(readers, consumer, "")

@@ -29,6 +29,7 @@ def starts(made: ReadPlan, topics: dict[str, int]) -> Found:
     return {tuple(partition): tuple(start) for partition, start in made.starts(topics).items()}  # type: ignore[misc]
 
 
+@pytest.mark.fact("A9", "A25", "R5")
 @pytest.mark.parametrize(
     ("details", "topics", "expected"),
     [
@@ -55,6 +56,7 @@ def test_topic_based(details: dict[str, Any], topics: dict[str, int], expected: 
     assert starts(plan(**details), topics) == expected
 
 
+@pytest.mark.fact("A9", "A25", "R5")
 @pytest.mark.parametrize(
     ("details", "topics", "expected"),
     [
@@ -84,6 +86,7 @@ def test_domain_names() -> None:
     }
 
 
+@pytest.mark.fact("A25", "R6", "R11")
 def test_what_appears_later_is_read_from_its_beginning() -> None:
     made = plan(main_offset=-1)
     assert set(made.later(ALL).values()) == {("", 0), ("Engine", 0), ("Chassis", 0)}
@@ -97,6 +100,7 @@ def test_what_appears_later_is_read_from_its_beginning() -> None:
     assert Partition("Car.Chassis", 0) not in later
 
 
+@pytest.mark.fact("R10")
 @pytest.mark.parametrize(
     ("settings", "details"),
     [

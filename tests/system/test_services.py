@@ -83,6 +83,7 @@ def _runs(pid: int) -> bool:
 # -- sessions ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fact("A4")
 def test_what_was_answered_is_seen_by_the_next_call(clients: list[Client], source: str) -> None:
     """On whichever gateway: create, rename, details, associates, end, each looked at over another channel."""
     asked = itertools.cycle(clients)
@@ -106,6 +107,7 @@ def test_what_was_answered_is_seen_by_the_next_call(clients: list[Client], sourc
     assert found.is_complete and found.HasField("termination_time") and found.details["track"] == "Spa"
 
 
+@pytest.mark.fact("S1")
 def test_two_hundred_updates_at_once_lose_nothing(clients: list[Client], source: str) -> None:
     """S1: over all gateways, and each is in the answer to the next question."""
     key = create(clients[0], source, details={"track": "Spa"})
@@ -122,6 +124,7 @@ def test_two_hundred_updates_at_once_lose_nothing(clients: list[Client], source:
         assert sorted(found.associate_session_keys) == sorted(f"a{number}" for number in range(100))
 
 
+@pytest.mark.fact("A5")
 def test_sessions_are_listed_in_the_order_in_which_they_began(clients: list[Client], source: str) -> None:
     keys = [create(client, source) for client in clients]
     end(clients[0], keys[1])
@@ -130,6 +133,7 @@ def test_sessions_are_listed_in_the_order_in_which_they_began(clients: list[Clie
     assert keys_of(clients[0], source + "x") == []
 
 
+@pytest.mark.fact("A6", "A16")
 def test_offsets_of_a_session_are_where_its_packets_begin_and_end(client: Client, source: str) -> None:
     """EndSession covers what was accepted before it, also while that is still on its way to the log."""
     for number in range(1, 4):
@@ -146,6 +150,7 @@ def test_offsets_of_a_session_are_where_its_packets_begin_and_end(client: Client
     wait_until(lambda: list(info(client, second).streams) == ["s"], "the stream is known")
 
 
+@pytest.mark.fact("A17", "S13")
 def test_what_is_not_there_is_no_success(client: Client, source: str) -> None:
     unknown = str(uuid.uuid4())
     assert not info(client, unknown).success
@@ -163,6 +168,7 @@ def test_what_is_not_there_is_no_success(client: Client, source: str) -> None:
 # -- notifications ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fact("A19", "S9")
 def test_notifications_over_every_gateway_and_through_a_kill(
     shared_server: Server, clients: list[Client], source: str
 ) -> None:
@@ -191,6 +197,7 @@ def test_notifications_over_every_gateway_and_through_a_kill(
         subscriber.close()
 
 
+@pytest.mark.fact("A4", "S19")
 def test_a_session_is_complete_when_its_start_is_told(clients: list[Client], source: str) -> None:
     """A reader asks for the info at once, and of another gateway (A4)."""
     subscription = clients[0].sessions.GetSessionStartNotification(
@@ -212,6 +219,7 @@ TOLD_AT_ONCE = 500
 """Less than a queue takes, so that only who does not read at all is too slow."""
 
 
+@pytest.mark.fact("S8", "S9", "S10", "S11")
 def test_slow_and_dead_subscribers_harm_nobody(shared_server: Server, clients: list[Client]) -> None:
     """Some never read, one is killed, one breaks off, and the others are told everything, in order."""
     source = f"{uuid.uuid4().hex}{'x' * 160}"  # long, so that few notifications fill what lies between
@@ -289,6 +297,7 @@ def new_session(key: str, source: str) -> data.Packet:
 # -- data formats -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fact("A18")
 def test_data_formats_in_both_directions(clients: list[Client], source: str) -> None:
     """One number for one list in its order, the same on every gateway, and back."""
     asked = itertools.cycle(clients)
@@ -307,6 +316,7 @@ def test_data_formats_in_both_directions(clients: list[Client], source: str) -> 
     assert parameters_of(next(asked), f"{source}x", number) == []
 
 
+@pytest.mark.fact("D2")
 def test_all_who_ask_at_once_get_one_number(clients: list[Client], source: str) -> None:
     calls = [
         client.formats.GetParameterDataFormatId.future(
@@ -330,6 +340,7 @@ def are_rising(numbers: list[int]) -> bool:
     return all(before < after for before, after in itertools.pairwise(numbers))
 
 
+@pytest.mark.fact("C5", "K10")
 def test_number_keys_rise_over_a_kill(shared_server: Server) -> None:
     """Over a restart of the server, too: :func:`test_state_comes_from_the_log_alone`."""
     numbers = ulong_keys(shared_server)
@@ -337,6 +348,7 @@ def test_number_keys_rise_over_a_kill(shared_server: Server) -> None:
     assert are_rising(numbers + ulong_keys(shared_server))
 
 
+@pytest.mark.fact("C5")
 def test_text_keys_are_guids_of_their_own(shared_server: Server) -> None:
     ports = key_stub(shared_server.port), key_stub(shared_server.described()["key_port"])
     texts = [make_key(stub, key_generator_pb2.KEY_TYPE_STRING).string_key for stub in ports]
@@ -381,6 +393,7 @@ def read_data(client: Client, source: str, **lists: Any) -> Any:
     return client.reader.ReadDataPackets(api_pb2.ReadDataPacketsRequest(request=request), timeout=60)
 
 
+@pytest.mark.fact("C3")
 def test_only_what_was_asked_for_is_read(client: Client, source: str) -> None:
     lap = event_id(client, source, "Lap:Race")
     number = parameters_id(client, source, "vCar:Chassis", "gLat:Chassis")  # defined just before its first packet
@@ -421,6 +434,7 @@ def test_a_definition_may_stand_after_its_first_packet(client: Client, source: s
     call.cancel()
 
 
+@pytest.mark.fact("R13")
 def test_filtered_reads_survive_the_consumer(shared_server: Server, client: Client, source: str) -> None:
     number = parameters_id(client, source, "vCar:Chassis")
     call = read_data(client, source, include_parameters=["vCar"])
@@ -436,6 +450,7 @@ def test_filtered_reads_survive_the_consumer(shared_server: Server, client: Clie
     call.cancel()
 
 
+@pytest.mark.fact("D8")
 @pytest.mark.parametrize("field", ["include_parameters", "exclude_parameters", "include_events", "exclude_events"])
 def test_a_pattern_that_is_none_is_refused(client: Client, source: str, field: str) -> None:
     with pytest.raises(grpc.RpcError) as caught:
@@ -444,6 +459,7 @@ def test_a_pattern_that_is_none_is_refused(client: Client, source: str, field: s
     assert caught.value.details().startswith(f"request.{field}[1]: '(broken'")
 
 
+@pytest.mark.fact("A13")
 def test_essentials_of_a_session_are_followed_live(client: Client, source: str) -> None:
     key = create(client, source)
     client.write(source, data.Packet(id=1, is_essential=True), session_key=key)
@@ -461,6 +477,7 @@ def test_essentials_of_a_session_are_followed_live(client: Client, source: str) 
 # -- connections ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fact("A8")
 def test_connections_survive_the_control_plane_and_the_server(
     shared_server: Server, clients: list[Client], source: str
 ) -> None:
@@ -526,6 +543,7 @@ def health_of(client: Client, service: str) -> int:
     return int(stub.Check(health_pb2.HealthCheckRequest(service=service), **CALL).status)
 
 
+@pytest.mark.fact("K8")
 def test_health_of_every_service(client: Client) -> None:
     for service in NEEDS:
         wait_until(lambda s=service: health_of(client, s) == SERVING, f"{service or 'the server'} is serving")
@@ -534,6 +552,7 @@ def test_health_of_every_service(client: Client) -> None:
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
+@pytest.mark.fact("K8")
 @pytest.mark.parametrize("role", ["producer", "consumer", "control-plane"])
 def test_health_says_which_services_a_dead_process_takes_along(
     shared_server: Server, client: Client, role: str
@@ -562,6 +581,7 @@ def test_health_says_which_services_a_dead_process_takes_along(
 # -- state ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fact("A18", "K10")
 def test_state_comes_from_the_log_alone(make_server: Callable[..., Server], shape: str) -> None:
     """Without run directory and checkpoints every session and format reply is the same after the next start."""
     server = make_server(shape).start()

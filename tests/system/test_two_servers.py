@@ -93,6 +93,7 @@ def seen(condition: Any, what: str) -> None:
 # -- sessions ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fact("A4")
 def test_sessions_updates_and_ends_are_seen_by_the_other(one: Client, two: Client, source: str) -> None:
     key = create(one, source, identifier="Lap 1", type="Race", details={"track": "Spa"})
     seen(lambda: info(two, key).success, "the session")
@@ -108,6 +109,7 @@ def test_sessions_updates_and_ends_are_seen_by_the_other(one: Client, two: Clien
     assert keys_of(one, source) == keys_of(two, source) == [key]
 
 
+@pytest.mark.fact("S1", "S2")
 def test_two_hundred_updates_from_both_at_once_lose_nothing(one: Client, two: Client, source: str) -> None:
     key = create(one, source)
     seen(lambda: info(two, key).success, "the session")
@@ -126,6 +128,7 @@ def test_two_hundred_updates_from_both_at_once_lose_nothing(one: Client, two: Cl
     assert info(one, key) == info(two, key)
 
 
+@pytest.mark.fact("A19")
 def test_sessions_of_the_other_are_notified(one: Client, two: Client, source: str) -> None:
     """Complete at the subscriber's own server when they are told, once, in order, and no history."""
     old = create(one, source)
@@ -144,6 +147,7 @@ def test_sessions_of_the_other_are_notified(one: Client, two: Client, source: st
         subscriber.close()
 
 
+@pytest.mark.fact("A6", "C2")
 def test_end_offsets_cover_all_that_was_accepted_through_either_gateway(pair: Pair, two: Client, source: str) -> None:
     """While writers go on, and with streams that began a moment ago; also when the session began elsewhere."""
     writers = [Writer(pair.one, source, f"w{number}") for number in range(4)]
@@ -236,6 +240,7 @@ def produce(pair: Pair, topic: str, packet: data.Packet, key: str = "") -> None:
     assert producer.flush(30) == 0 and problems == [None], problems
 
 
+@pytest.mark.fact("A22", "C2")
 @pytest.mark.parametrize("way", ["WriteInfoPacket", "Kafka"])
 def test_sessions_of_raw_clients_begin_change_and_end(
     pair: Pair, one: Client, two: Client, source: str, way: str
@@ -280,6 +285,11 @@ def definition(number: int, *names: str) -> data.Packet:
     return data.Packet(type="DataFormatDefinition", content=content.SerializeToString(), is_essential=True)
 
 
+@pytest.mark.fact("A18")
+@pytest.mark.reference_test(
+    "DataFormatInfoServiceShould: definitions on the topic are found by list and by id",
+    "DataFormatInfoServiceShould: two ids of one list and of one event all resolve",
+)
 def test_definitions_of_raw_clients_resolve(pair: Pair, one: Client, two: Client, source: str) -> None:
     """Both ways, at both servers; several ids of one list all resolve, and the first is the one that is given out."""
     one.write(source, definition(71, "vCar", "nEngine"), metadata=(("trackside-ack", "log"),))
@@ -298,6 +308,7 @@ def test_definitions_of_raw_clients_resolve(pair: Pair, one: Client, two: Client
 # -- data formats -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fact("D2")
 def test_both_asked_at_once_give_one_id(one: Client, two: Client, source: str) -> None:
     """A hundred times for new lists; and every id that was given out resolves at the server that did not give it."""
     lists = [[f"p{number}", "q"] for number in range(20)]
@@ -317,6 +328,7 @@ def test_both_asked_at_once_give_one_id(one: Client, two: Client, source: str) -
             seen(lambda c=client, n=number, w=names: parameters_of(c, source, n) == w, "the list")
 
 
+@pytest.mark.fact("A18")
 def test_events_and_lists_of_one_are_known_to_the_other(one: Client, two: Client, source: str) -> None:
     event = event_id(one, source, "Lap:Race")
     seen(lambda: event_of(two, source, event) == "Lap:Race", "the event")
@@ -327,6 +339,7 @@ def test_events_and_lists_of_one_are_known_to_the_other(one: Client, two: Client
 # -- keys -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fact("K10")
 def test_no_key_is_given_twice(pair: Pair) -> None:
     stubs = [key_stub(server.port) for server in (pair.one, pair.two)]
 
@@ -357,6 +370,7 @@ def bare(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve
     server.remove()
 
 
+@pytest.mark.fact("C4")
 def test_without_session_management_every_call_says_no(bare: Server, one: Client, source: str) -> None:
     """Nothing but success=false, and notification streams that end at once with OK (behaviour.md 2.2)."""
     key = create(one, source)
@@ -410,6 +424,7 @@ def test_a_server_that_manages_nothing_carries_packets_and_makes_keys(
 # -- restarts ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fact("S16")
 def test_the_same_answers_after_a_restart_of_one(pair: Pair, one: Client, source: str) -> None:
     """Sessions, first ids and the node number, while the other goes on changing what there is."""
     key = create(one, source, identifier="before")
