@@ -197,6 +197,32 @@ def test_notifications_over_every_gateway_and_through_a_kill(
         subscriber.close()
 
 
+@pytest.mark.fact("A19")
+def test_what_happens_while_the_control_plane_is_away_is_told_later(
+    shared_server: Server, clients: list[Client], source: str
+) -> None:
+    """A session that another program puts on the log meanwhile: the successor goes on where each gateway was."""
+    starts = [Subscriber(client, source, "Start") for client in clients]
+    before = create(clients[0], source)
+    for subscriber in starts:
+        wait_until(lambda s=subscriber: s.keys == [before], "the first start is told")
+    liveness = shared_server.liveness("control-plane")
+    pid = liveness.pid
+    shared_server.send("control-plane", signal.SIGKILL)
+    wait_until(lambda: liveness.pid != pid, "a successor is started")
+    shared_server.send("control-plane", signal.SIGSTOP)
+    meanwhile = str(uuid.uuid4())
+    new = data.NewSessionPacket(data_source=source, session_info=data.SessionInfoPacket(data_source=source))
+    packet = data.Packet(type="NewSession", session_key=meanwhile, content=new.SerializeToString())
+    request = api_pb2.WriteInfoPacketRequest(message=packet, type=api_pb2.INFO_TYPE_SESSION_INFO)
+    clients[0].writer.WriteInfoPacket(request, metadata=(("trackside-ack", "log"),), **CALL)
+    shared_server.send("control-plane", signal.SIGCONT)
+    for subscriber in starts:
+        wait_until(lambda s=subscriber: len(s.keys) > 1 or s.ended, "the second start is told")
+        assert subscriber.keys == [before, meanwhile] and not subscriber.ended
+        subscriber.close()
+
+
 @pytest.mark.fact("A4", "S19")
 def test_a_session_is_complete_when_its_start_is_told(clients: list[Client], source: str) -> None:
     """A reader asks for the info at once, and of another gateway (A4)."""
