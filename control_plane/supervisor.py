@@ -72,6 +72,7 @@ class Supervisor:
         self._began = time.monotonic()
         self._stop_signal = 0
         self._state = ""
+        self._served = False
         self._described: object = None
         self._not_described = ""  # why server.json could not be written
         self._pinged_at = 0.0
@@ -134,11 +135,16 @@ class Supervisor:
             worker.watch(restart=restart, start_seconds=self.settings.start_seconds, awake_since=self._awake_since)
 
     def _cannot_serve(self) -> int:
-        """Exit code when a worker says that it can never boot before the server was ever up; else 0."""
-        if self._state in ("SERVING", "NOT_SERVING"):
+        """Exit code when a worker can never boot, and the server was not up before; else 0.
+
+        While the log is away the server is up; when the log answers at last that it refuses the credentials, they are
+        as wrong as they were at the start.
+        """
+        if self._served:
             return 0
+        up = self._state == "NOT_SERVING"
         for worker in self.workers.values():
-            if worker.state == "given_up":
+            if worker.state == "given_up" and (not up or worker.exit_code == ExitCode.CONFIGURATION):
                 words = worker.liveness.read_last_words().strip().splitlines()
                 self._stop_all(self.workers.values(), 5.0)
                 # Last, where its user looks first.
@@ -194,6 +200,7 @@ class Supervisor:
 
     def _tell(self) -> None:
         state, reason = self._judge()
+        self._served = self._served or state == "SERVING"
         if state != self._state:
             self._state = state
             log_line("info", "supervisor", "state", state=state, reason=reason)

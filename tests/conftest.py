@@ -32,5 +32,5 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.fixture(scope="session")
 def kafka_broker() -> Iterator[KafkaBroker]:
     """A running Apache Kafka, started by the first test that asks. Who stops it starts it again."""
-    with running_broker() as broker:
+    with running_broker(tls=True) as broker:
         yield broker

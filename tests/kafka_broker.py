@@ -24,9 +24,9 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-__all__ = ["KafkaBroker", "KafkaUnavailable", "ensure_libs", "kafka_version"]
+__all__ = ["Certificates", "KafkaBroker", "KafkaUnavailable", "ensure_libs", "kafka_version"]
 
 _POM = Path(__file__).with_name("kafka") / "pom.xml"
 _JAVA_MIN = 17
@@ -34,20 +34,25 @@ _START_SECONDS = 60.0
 _STOP_SECONDS = 20.0
 _DOWNLOAD_SECONDS = 600.0
 AUTO_CREATED_PARTITIONS = 3
-SASL_USER, SASL_PASSWORD = "alice", "secret"
+SASL_USER, SASL_PASSWORD = "alice", "pl41n-s3cret"
+SCRAM_USER, SCRAM_PASSWORD = "bob", "scr4m-s3cret"
+KEY_PASSWORD = "k3y-s3cret"
+"""Told apart from everything else that a log may hold: tests look for them where they must not be."""
+
+_PLAIN = f'org.apache.kafka.common.security.plain.PlainLoginModule required user_{SASL_USER}="{SASL_PASSWORD}";'
+_SCRAM = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
+_SCRAM_MECHANISMS = ("SCRAM-SHA-256", "SCRAM-SHA-512")
 
 _SERVER_PROPERTIES = """\
 process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller}
-listeners=PLAINTEXT://127.0.0.1:{plain},SASL_PLAINTEXT://127.0.0.1:{sasl},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{plain},SASL_PLAINTEXT://127.0.0.1:{sasl}
+listeners={public},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners={public}
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT
-sasl.enabled.mechanisms=PLAIN
-listener.name.sasl_plaintext.plain.sasl.jaas.config=\
-org.apache.kafka.common.security.plain.PlainLoginModule required user_{user}="{password}";
+listener.security.protocol.map={protocols},CONTROLLER:PLAINTEXT
+sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512
 log.dirs={folder}/data
 num.partitions={partitions}
 auto.create.topics.enable=true
@@ -68,6 +73,14 @@ log.segment.delete.delay.ms=100
 file.delete.delay.ms=100
 """
 
+_TLS_PROPERTIES = """\
+ssl.keystore.type=PEM
+ssl.keystore.location={keystore}
+ssl.truststore.type=PEM
+ssl.truststore.location={authority}
+listener.name.ssl.ssl.client.auth=required
+"""
+
 _LOG4J_PROPERTIES = """\
 rootLogger.level=INFO
 rootLogger.appenderRefs=console
@@ -84,6 +97,42 @@ _DIES_WITH_PARENT = [
     "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.execvp(sys.argv[1], sys.argv[1:])",
 ]
 """Sets PR_SET_PDEATHSIG and becomes the command after it: a test run that is killed leaves no broker of 700 MB behind."""
+
+
+class Certificates(NamedTuple):
+    """PEM files for TLS on the loopback, made for one run. ``keystore`` is the broker's key and certificate in one."""
+
+    authority: Path
+    stranger: Path
+    keystore: Path
+    client_certificate: Path
+    client_key: Path
+
+    @classmethod
+    def make(cls, folder: Path) -> Certificates:
+        """``client_key`` is locked with KEY_PASSWORD; ``stranger`` is an authority that signed none of them."""
+        import trustme
+
+        folder.mkdir(parents=True, exist_ok=True)
+        made = cls(*(folder / f"{name}.pem" for name in cls._fields))
+        authority = trustme.CA()
+        authority.cert_pem.write_to_path(str(made.authority))
+        trustme.CA().cert_pem.write_to_path(str(made.stranger))
+        broker, client = authority.issue_cert("127.0.0.1", "localhost"), authority.issue_cert("trackside.test")
+        chain = b"".join(blob.bytes() for blob in broker.cert_chain_pems)
+        made.keystore.write_bytes(_pkcs8(broker.private_key_pem.bytes()) + chain)
+        made.client_certificate.write_bytes(b"".join(blob.bytes() for blob in client.cert_chain_pems))
+        made.client_key.write_bytes(_pkcs8(client.private_key_pem.bytes(), KEY_PASSWORD))
+        return made
+
+
+def _pkcs8(key: bytes, password: str = "") -> bytes:
+    """The only form in which Java reads a PEM key, and the usual one for a locked key."""
+    from cryptography.hazmat.primitives import serialization as forms  # trustme stands on it
+
+    lock = forms.BestAvailableEncryption(password.encode()) if password else forms.NoEncryption()
+    loaded = forms.load_pem_private_key(key, None)
+    return loaded.private_bytes(forms.Encoding.PEM, forms.PrivateFormat.PKCS8, lock)
 
 
 class KafkaUnavailable(Exception):
@@ -143,25 +192,43 @@ def _fetch(libs: Path) -> None:
 
 
 class KafkaBroker:
-    """One node in ``folder``; ports, topics and data survive stop, kill and start of the same object."""
+    """One node in ``folder``; ports, topics and data survive stop, kill and start of the same object.
 
-    def __init__(self, folder: Path, *, port: int = 0, properties: Mapping[str, str] | None = None) -> None:
+    With ``tls`` it listens with TLS, too; that needs trustme.
+    """
+
+    def __init__(
+        self, folder: Path, *, port: int = 0, properties: Mapping[str, str] | None = None, tls: bool = False
+    ) -> None:
         self.folder = folder
         self._properties = dict(properties or {})
         self._wanted_port = port
-        self._ports: tuple[int, int, int] | None = None
+        self._ports: dict[str, int] = {}
+        self._tls = tls
+        self._certificates: Certificates | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._libs = ensure_libs()
 
     @property
     def address(self) -> str:
         """Bootstrap address without security."""
-        return f"127.0.0.1:{self._chosen_ports()[0]}"
+        return self.address_of("PLAINTEXT")
 
     @property
     def sasl_address(self) -> str:
-        """Bootstrap address that asks for SASL PLAIN: ``SASL_USER``, ``SASL_PASSWORD``."""
-        return f"127.0.0.1:{self._chosen_ports()[1]}"
+        """Bootstrap address that asks for SASL: PLAIN with ``SASL_USER``, either SCRAM with ``SCRAM_USER``."""
+        return self.address_of("SASL_PLAINTEXT")
+
+    def address_of(self, protocol: str) -> str:
+        """Bootstrap address of a listener: PLAINTEXT, SASL_PLAINTEXT; with TLS also SASL_SSL and SSL, which asks for a
+        client's certificate."""
+        return f"127.0.0.1:{self._chosen_ports()[protocol]}"
+
+    @property
+    def certificates(self) -> Certificates:
+        if self._certificates is None:
+            self._certificates = Certificates.make(self.folder / "certificates")
+        return self._certificates
 
     @property
     def log_path(self) -> Path:
@@ -258,10 +325,12 @@ class KafkaBroker:
         quick = {"socket.connection.setup.timeout.ms": 1000, "reconnect.backoff.ms": 50, "log_level": 0}
         return AdminClient({"bootstrap.servers": self.address, "allow.auto.create.topics": False, **quick})
 
-    def _chosen_ports(self) -> tuple[int, int, int]:
-        if self._ports is None:
-            plain, sasl, controller = _free_ports(3)
-            self._ports = (self._wanted_port or plain, sasl, controller)
+    def _chosen_ports(self) -> dict[str, int]:
+        """By protocol, the controller's under its name."""
+        if not self._ports:
+            names = ["CONTROLLER", "PLAINTEXT", "SASL_PLAINTEXT", *(("SASL_SSL", "SSL") if self._tls else ())]
+            self._ports = dict(zip(names, _free_ports(len(names)), strict=True))
+            self._ports["PLAINTEXT"] = self._wanted_port or self._ports["PLAINTEXT"]
         return self._ports
 
     def _format_once(self) -> None:
@@ -273,22 +342,28 @@ class KafkaBroker:
         cluster = base64.urlsafe_b64encode(os.urandom(16)).decode().rstrip("=")
         command = ["java", "-cp", f"{self._libs}/*", "kafka.tools.StorageTool", "format", "-t", cluster]
         command += ["-c", str(self._config_path)]
+        for mechanism in _SCRAM_MECHANISMS:
+            command += ["--add-scram", f"{mechanism}=[name={SCRAM_USER},password={SCRAM_PASSWORD}]"]
         done = _run(command, _START_SECONDS, self.folder)
         if done.returncode:
             self._config_path.unlink()
             raise RuntimeError(f"Apache Kafka could not format {self.folder}: {(done.stdout + done.stderr)[-400:]}")
 
     def _server_properties(self) -> str:
-        plain, sasl, controller = self._chosen_ports()
+        public = dict(self._chosen_ports())
         text = _SERVER_PROPERTIES.format(
-            plain=plain,
-            sasl=sasl,
-            controller=controller,
+            controller=public.pop("CONTROLLER"),
+            public=",".join(f"{protocol}://127.0.0.1:{port}" for protocol, port in public.items()),
+            protocols=",".join(f"{protocol}:{protocol}" for protocol in public),
             folder=self.folder,
             partitions=AUTO_CREATED_PARTITIONS,
-            user=SASL_USER,
-            password=SASL_PASSWORD,
         )
+        for listener in (protocol.lower() for protocol in public if protocol.startswith("SASL")):
+            text += f"listener.name.{listener}.plain.sasl.jaas.config={_PLAIN}\n"
+            for mechanism in _SCRAM_MECHANISMS:
+                text += f"listener.name.{listener}.{mechanism.lower()}.sasl.jaas.config={_SCRAM}\n"
+        if self._tls:
+            text += _TLS_PROPERTIES.format(**self.certificates._asdict())
         return text + "".join(f"{key}={value}\n" for key, value in self._properties.items())
 
     def _wait_ready(self) -> None:
@@ -328,14 +403,14 @@ def _free_ports(count: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def running_broker(port: int = 0) -> Iterator[KafkaBroker]:
+def running_broker(port: int = 0, *, tls: bool = False) -> Iterator[KafkaBroker]:
     """A broker in a folder of its own that is gone afterwards. Ports taken meanwhile: once more, on others."""
     with tempfile.TemporaryDirectory(prefix="trackside-kafka-") as folder:
-        broker = KafkaBroker(Path(folder) / "first", port=port)
+        broker = KafkaBroker(Path(folder) / "first", port=port, tls=tls)
         try:
             broker.start()
         except RuntimeError:
-            broker = KafkaBroker(Path(folder) / "second", port=port)
+            broker = KafkaBroker(Path(folder) / "second", port=port, tls=tls)
             broker.start()
         try:
             yield broker
