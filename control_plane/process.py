@@ -161,10 +161,12 @@ async def _serve(worker: Worker) -> None:
     except KeyFileDamaged as error:
         raise DataDirDamaged(str(error)) from None  # the exit code that forbids a restart
     await control_plane.start()
-    control_plane.failed.add_done_callback(lambda _: stopping.set())
+    for failed in (control_plane.failed, peer.failed):
+        failed.add_done_callback(lambda _: stopping.set())
     await stopping.wait()
-    if control_plane.failed.done():
-        control_plane.failed.result()
+    for failed in (control_plane.failed, peer.failed):
+        if failed.done():
+            failed.result()
     worker.stopping = True
     worker.become(WorkerState.DRAINING)
     await control_plane.stop(grace=1.0)

@@ -417,11 +417,15 @@ class Consumer:
         """One run a reader in turn, as much as a round may take; a peer without room waits without holding up another."""
         done = 0
         left = PAST_BYTES_A_ROUND
+        full = set()  # peers without room: their readers need not be looked at one by one
         for key, past in list(self._served.items()):
             if left <= 0:
                 break
             before = past.bytes_left
-            done += self._serve_one(key, past) if self._flush(past) else 0
+            if past.peer in full or not self._flush(past):
+                full.add(past.peer)
+            else:
+                done += self._serve_one(key, past)
             left -= before - past.bytes_left
             if self._served.pop(key, None) is not None and past.is_served:
                 self._served[key] = past  # behind the others

@@ -147,7 +147,7 @@ class Gateway(grpc.GenericRpcHandler):
             loop.create_task(self._keep_health()),
         ]
         self.worker.become(WorkerState.READY)
-        await _first_of(stopping.wait(), *background)
+        await _first_of(stopping.wait(), self.peer.failed, *background)
         await self._drain(background)
 
     async def _drain(self, background: list[asyncio.Task[None]]) -> None:

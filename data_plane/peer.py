@@ -241,6 +241,9 @@ class ConsumerProxy(_LinkProxy):
         self.asked: dict[int, _Question] = {}
 
     def send(self, message: Message) -> None:
+        """To a dead consumer nothing is said: its successor is told everything that still holds then."""
+        if self.liveness.state == WorkerState.FAILED:
+            return
         self._unsent.append(message)
         self.push()
 
@@ -312,9 +315,11 @@ class Peer:
     # -- the loop -----------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Begin to serve the links on the running loop."""
+        """Begin to serve the links on the running loop. ``failed`` is done when that cannot go on: then the process has
+        to end, since it would look alive and be deaf."""
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(self.worker.doorbell.fd, self._on_bell)
+        self.failed: asyncio.Future[None] = self._loop.create_future()
+        self._loop.add_reader(self.worker.doorbell.fd, self._run, self._on_bell)
         self._on_timer()
 
     def stop(self) -> None:
@@ -322,6 +327,13 @@ class Peer:
             self._loop.remove_reader(self.worker.doorbell.fd)
         if self._timer is not None:
             self._timer.cancel()
+
+    def _run(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except Exception as error:  # noqa: BLE001 - whatever it is, such as a RingCorrupt
+            if not self.failed.done():
+                self.failed.set_exception(error)
 
     def _on_bell(self) -> None:
         self.worker.doorbell.woken()
@@ -336,7 +348,9 @@ class Peer:
                 self.readers.on_successor(consumer)
         self.readers.groups.commit_when_due(self._loop.time())
         waiting = self._serve()
-        self._timer = self._loop.call_later(WAITING_TICK_SECONDS if waiting else TICK_SECONDS, self._on_timer)
+        self._timer = self._loop.call_later(
+            WAITING_TICK_SECONDS if waiting else TICK_SECONDS, self._run, self._on_timer
+        )
 
     def _serve(self) -> bool:
         """Take everything that the workers published; returns whether somebody waits for a commit.
@@ -347,13 +361,13 @@ class Peer:
         self.worker.doorbell.prepare_sleep()
         if self._take_all():
             assert self._loop is not None
-            self._loop.call_soon(self._again)
+            self._loop.call_soon(self._run, self._again)
         return self._settle()
 
     def _again(self) -> None:
         if self._take_all():
             assert self._loop is not None
-            self._loop.call_soon(self._again)
+            self._loop.call_soon(self._run, self._again)
         self._settle()
 
     def take_news(self) -> None:

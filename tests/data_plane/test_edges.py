@@ -28,6 +28,7 @@ from trackside.data_plane.reading import FILTERS_MAX, PlaceState, Reader
 from trackside.data_plane.routing import Routing
 from trackside.data_plane.worker import log_line
 from trackside.protos import internal_pb2
+from trackside.shm.liveness import WorkerState
 
 ESSENTIALS = Partition("Car_essential", 0)
 
@@ -662,3 +663,36 @@ def test_a_log_that_nobody_reads_costs_the_line_and_not_the_process(monkeypatch:
 
     monkeypatch.setattr(sys, "stderr", Closed())
     log_line("info", "gateway-0", "state", state="READY")
+
+
+# -- dead and deaf ----------------------------------------------------------------------------------------------------
+
+
+def test_a_peer_that_cannot_take_what_it_is_told_says_so_and_does_not_go_on_deaf(bench: Bench) -> None:
+    """An exception in a callback of the loop would be a line in its log, and the process would look alive."""
+
+    async def serve() -> None:
+        bench.peer.start()
+        link = next(iter(bench.consumer.peers))
+        assert link.try_send([(99, 1, b"of another version")])
+        bench.peer.worker.doorbell.ring()
+        with pytest.raises(KeyError):
+            async with asyncio.timeout(30):
+                await bench.peer.failed
+        bench.peer.stop()
+
+    asyncio.run(serve())
+
+
+def test_nothing_piles_up_for_a_dead_consumer(bench: Bench) -> None:
+    proxy = bench.peer.consumers[0]
+    bench.consumer.worker.liveness.state = WorkerState.FAILED
+    kept = bench.open()
+    for _ in range(20_000):
+        bench.peer.readers.close(bench.open())
+    assert not proxy._unsent and proxy.down.publish_position == 0
+    bench.append(packet(1))
+    bench.start_consumer()
+    notice_successors(bench)
+    bench.settle()
+    assert numbers(kept) == [1] and len(bench.reader.cursors) == 1
