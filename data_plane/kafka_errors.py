@@ -3,9 +3,13 @@ confluent-kafka) raised although it is no exception class: all of them are ``obj
 
 from __future__ import annotations
 
+import logging
+
 from confluent_kafka import KafkaError
 
-__all__ = ["AFTERMATH", "REFUSALS", "TOO_LARGE", "VANISHED", "code_of", "reason_of"]
+from trackside.data_plane.worker import log_line
+
+__all__ = ["AFTERMATH", "LIBRDKAFKA_LOG", "REFUSALS", "TOO_LARGE", "VANISHED", "code_of", "reason_of"]
 
 REFUSALS = frozenset(
     {
@@ -30,6 +34,20 @@ AFTERMATH = frozenset(
     {KafkaError._FATAL, KafkaError._GAPLESS_GUARANTEE, KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT}
 )
 """What is reported once a client has failed. Somebody's refusal may be behind it."""
+
+
+class _LogLines(logging.Handler):
+    """What librdkafka itself has to say (a fatal error; more with an override of ``debug``) as a line like all others."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        log_line(record.levelname.lower(), "librdkafka", record.getMessage())
+
+
+LIBRDKAFKA_LOG = logging.getLogger("librdkafka")
+"""``logger`` of every client that is polled."""
+
+LIBRDKAFKA_LOG.propagate = False
+LIBRDKAFKA_LOG.addHandler(_LogLines())
 
 
 def code_of(error: object) -> int:

@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError
 
 from ma.streaming.open_data.v1.open_data_pb2 import Packet
 from trackside.data_plane.kafka_config import IDENTITY_HEADER, ClientConfig, made
-from trackside.data_plane.kafka_errors import reason_of
+from trackside.data_plane.kafka_errors import LIBRDKAFKA_LOG, reason_of
 from trackside.data_plane.kafka_health import BrokerHealth
 from trackside.data_plane.log import Partition, Wake
 
@@ -174,7 +174,7 @@ class _Fetch:
     """A consuming client and its log thread. Subclasses say what is read and when to end."""
 
     def __init__(self, config: ClientConfig, name: str, bytes_ahead: int, health: BrokerHealth, wake: Wake) -> None:
-        self._config = config | {"error_cb": health.on_error}
+        self._config = config | {"error_cb": health.on_error, "logger": LIBRDKAFKA_LOG}
         self._bytes_ahead = bytes_ahead
         self._wake = wake
         self._found: deque[Block | Fault] = deque()

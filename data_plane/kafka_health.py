@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,9 @@ _ALERTS = ("certificate", "unknown ca")
 """What TLS calls it: we do not trust the broker's certificate, or the broker's alert says that ours will not do. Other
 failures of a handshake may come from a connection that was cut: they are a state, not a verdict."""
 
+_PASSING = re.compile(r" \(after \d+ms in state .*$")
+"""What is another text each time: a state that stays the same must read the same."""
+
 
 class BrokerHealth:
     """Fed from any thread by what clients see; read and driven by the agent thread.
@@ -60,7 +64,7 @@ class BrokerHealth:
         """Any thread. An error of a single broker is kept as the detail; only "all of them" changes the state."""
         code = error.code()
         if code in _DETAIL:
-            self._detail = reason_of(error)
+            self._detail = _PASSING.sub("", reason_of(error))
         if not self._refused and (story := _refusal(error)):
             self._refused, self._refused_since = f"{story}: {reason_of(error)}", time.monotonic()
         if code in _AWAY:

@@ -20,7 +20,7 @@ from typing import Any
 from confluent_kafka import KafkaError, Producer
 
 from trackside.data_plane.kafka_config import ClientConfig, made
-from trackside.data_plane.kafka_errors import reason_of
+from trackside.data_plane.kafka_errors import LIBRDKAFKA_LOG, reason_of
 from trackside.data_plane.kafka_health import BrokerHealth
 from trackside.data_plane.kafka_queue import Chunk
 from trackside.data_plane.log import Partition, Wake
@@ -47,7 +47,7 @@ class KafkaPublisher:
         self._wake = wake
         self._reports: deque[tuple[Report, KafkaError | None]] = deque()
         self._stopping = False
-        self._producer: Any = made(Producer, config | {"error_cb": health.on_error})
+        self._producer: Any = made(Producer, config | {"error_cb": health.on_error, "logger": LIBRDKAFKA_LOG})
         self.produce: Callable[..., None] = self._producer.produce
         self.failure = ""
         self.soft = False
