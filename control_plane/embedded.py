@@ -73,7 +73,9 @@ class EmbeddedServer:
         deadline = time.monotonic() + timeout
         while self.described.get("state") not in ("SERVING", "NOT_SERVING"):
             if self._process.poll() is not None:
-                raise EmbeddedServerFailed(f"the server ended with exit code {self._process.returncode}: {self._said()}")
+                raise EmbeddedServerFailed(
+                    f"the server ended with exit code {self._process.returncode}: {self._said()}"
+                )
             if time.monotonic() > deadline:
                 raise EmbeddedServerFailed(f"the server was not up within {timeout:g} s: {self._said()}")
             time.sleep(LOOK_SECONDS)
