@@ -91,7 +91,7 @@ class DemoServer:
     def start(self) -> Server:
         """Start and wait until it serves. Raises ServerFailed."""
         command = [sys.executable, "-P", "-m", "trackside.control_plane", "serve", "--listen=127.0.0.1"]
-        command += [f"--port={self._port}", "--key-port=0", f"--run-dir={self.run_dir}"]
+        command += [f"--port={self._port}", "--key-port=0", "--status-port=0", f"--run-dir={self.run_dir}"]
         command += [f"--data-dir={self.folder / 'data'}", *self._options]
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(

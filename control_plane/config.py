@@ -178,6 +178,8 @@ def _add_derived(conclusion: Conclusion, variables: Mapping[str, str]) -> None:
         if not conclusion.given(name):
             conclusion.values[name] = conclusion.values[name]._replace(value=value, origin=f"{DEFAULT}, {origin}")
 
+    if conclusion.values["StreamApiPort"].value == 0:
+        derive("PrometheusMetricPort", 0, "as StreamApiPort is 0")
     domain = conclusion.values["Domain"].value
     derive("Naming", "domain" if domain else "legacy", "as Domain is " + ("set" if domain else "empty"))
     # systemd gives a list when a unit has several; the first is the one that the unit is named for
@@ -274,8 +276,14 @@ def _check_sizes(this: Conclusion) -> None:
 
 
 def _check_ports(this: Conclusion) -> None:
-    if this.value("StreamApiPort") and this.value("StreamApiPort") == this.value("KeyGeneratorPort"):
-        this.refuse("KeyGeneratorPort", f"is the port of the Stream API, too ({this.values['StreamApiPort'].origin})")
+    names = ("StreamApiPort", "KeyGeneratorPort", "PrometheusMetricPort")
+    for index, name in enumerate(names):
+        for before in names[:index]:
+            if this.value(name) and this.value(name) == this.value(before):
+                this.refuse(name, f"is the port of {PORTS[before]}, too ({this.values[before].origin})")
+
+
+PORTS = {"StreamApiPort": "the Stream API", "KeyGeneratorPort": "the key generator"}
 
 
 def _check_keys(this: Conclusion) -> None:

@@ -217,6 +217,11 @@ BEHAVIOUR = (
         "its streams, with StreamStarted and StreamStopped packets.", setting="stream_start_stop_packets",
     ),
     Key(
+        "MetricsPerConnection", Switch(), True, "Metrics of reads have the labels `connection` and `session_key`, as the "
+        "reference's have, until the connection is closed. Off: one row a stream; for servers with very many readers.",
+        setting="metrics_per_connection",
+    ),
+    Key(
         "NodeNumber", Whole(0, 999), None, "Low three digits of the whole-number keys that this server makes. Servers on "
         "one Kafka claim theirs in the session-info topic; one that is taken gives way to another.",
         setting="node_number", default_prose="the lowest that no other server has",
@@ -243,6 +248,17 @@ PROCESSES = (
     Key(
         "KeyGeneratorPort", Whole(0, 65535), 15379, "Port of the key generator; 0 takes a free one and says which.",
         setting="key_port", flag="--key-port", metavar="N",
+    ),
+    Key(
+        "PrometheusMetricPort", Whole(0, 65535), 10010, "Port of `/metrics`, `/livez` and `/readyz` over HTTP; 0 takes a "
+        "free one and says which.", setting="status_port", flag="--status-port", metavar="N",
+        environment=("PROMETHEUS_METRIC_PORT",), reference=True,
+        default_prose="10010, or 0 where StreamApiPort is 0",
+    ),
+    Key(
+        "StatusAddress", Address(), "127.0.0.1", "Address of that port. Nobody is asked there who they are, so it is for "
+        "this machine unless you say otherwise.", setting="status_address", flag="--status-address",
+        metavar="ADDRESS", default_prose="127.0.0.1 (the reference listens on all addresses)",
     ),
     Key(
         "Gateways", Whole(1, 64), 1, "Processes that speak gRPC with clients.", setting="gateways",
@@ -302,13 +318,9 @@ NOT_APPLICABLE = (
     ),
     _elsewhere("TerminationTimeoutSeconds", Whole(0, 2**32 - 1), "DrainSeconds bounds a stop"),
     _elsewhere("EnableGrpcReflection", Switch(), "reflection is not served by this version", False),
-    _elsewhere("EnableRouterPublishMetrics", Switch(), "`trackside top` shows what flows", False),
-    _elsewhere("EnableRouterConsumeMetrics", Switch(), "`trackside top` shows what flows", False),
-    _elsewhere(
-        "PrometheusMetricPort", Whole(0, 65535), "this version serves no metrics over HTTP; `trackside top --once "
-        "--json` prints them", environment=("PROMETHEUS_METRIC_PORT",),
-    ),
-    _elsewhere("EnableMetrics", Switch(), "counters are always kept; `trackside top` shows them", True),
+    _elsewhere("EnableRouterPublishMetrics", Switch(), "`/metrics` has what goes to the log", False),
+    _elsewhere("EnableRouterConsumeMetrics", Switch(), "`/metrics` has what comes from the log", False),
+    _elsewhere("EnableMetrics", Switch(), "metrics are always kept and served, on StatusAddress", True),
     _elsewhere("EnableLogging", Switch(), "the server logs to standard error", True),
     _elsewhere("AutoStart", Switch(), "the server starts at once", True, environment=("AUTO_START",)),
     _elsewhere(

@@ -73,7 +73,7 @@ ELSEWHERE_HEAD = "| key | instead |\n|---|---|"
 
 
 def _row(key: Key) -> str:
-    names = [f"`{key.name}`", f"`{key.own_variable}`"]
+    names = [f"`{key.name}`", f"`{key.own_variable}`", *(f"`{name}`" for name in key.environment)]
     names += [f"`{key.flag} {key.metavar}`"] if key.flag else []
     shown = key.shown(key.default)
     default = key.default_prose or (f"`{shown}`" if shown else "empty")

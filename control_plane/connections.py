@@ -18,9 +18,12 @@ import os
 import secrets
 import struct
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+from google.protobuf.message import DecodeError
 
 from ma.streaming.api.v1 import api_pb2 as messages
 from ma.streaming.api.v1 import api_pb2_grpc as services
@@ -38,6 +41,9 @@ TABLE_BYTES_MAX = 8 << 20
 
 DETAILS_BYTES_MAX = 256 << 10
 """One connection's details; ten thousand streams fit."""
+
+SOURCES_REMEMBERED = 1000
+"""Data sources without an open connection whose count is 0 and not missing."""
 
 _HEADER = struct.Struct("<II")
 _BODY = struct.Struct("<Bq")
@@ -61,6 +67,7 @@ class ConnectionTable:
         self._path = Path(path)
         self._open = _read_journal(self._path)
         self._live_bytes = sum(map(_frame_bytes, self._open.values()))
+        self._sources = Counter(map(_data_source_of, self._open.values()))
         self._file = -1
         self._rewrite()
 
@@ -84,6 +91,7 @@ class ConnectionTable:
         self._append(_Change(_OPENED, id, details))
         self._open[id] = details
         self._live_bytes += _frame_bytes(details)
+        self._sources[_data_source_of(details)] += 1
         return id
 
     def close(self, id: int) -> bool:
@@ -93,12 +101,22 @@ class ConnectionTable:
         self._append(_Change(_CLOSED, id, b""))
         del self._open[id]
         self._live_bytes -= _frame_bytes(details)
+        self._count_closed(_data_source_of(details))
         if self._bytes > 2 * self._live_bytes + TABLE_BYTES_MAX // 8:
             try:
                 self._rewrite()
             except OSError as error:  # the journal goes on as it is
                 log.warning("%s: cannot be rewritten: %s", self._path, error)
         return True
+
+    def counts(self) -> dict[str, int]:
+        """How many are open, by data source; 0 where there were some, for as many data sources as are remembered."""
+        return dict(self._sources)
+
+    def _count_closed(self, data_source: str) -> None:
+        self._sources[data_source] -= 1
+        if not self._sources[data_source] and len(self._sources) > SOURCES_REMEMBERED:
+            del self._sources[data_source]
 
     def statistics(self) -> dict[str, int]:
         return {"open": len(self._open), "bytes": self._live_bytes, "journal_bytes": self._bytes}
@@ -136,6 +154,14 @@ class ConnectionTable:
             os.close(self._file)
         self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
         self._bytes = len(frames)
+
+
+def _data_source_of(details: bytes) -> str:
+    """For who counts: a journal of another version must not keep a server from starting."""
+    try:
+        return str(messages.ConnectionDetails.FromString(details).data_source)
+    except DecodeError:
+        return ""
 
 
 def _frame_bytes(details: bytes) -> int:

@@ -102,6 +102,11 @@ class DataFormats:
         await followed.ensure_loaded(LOG_SECONDS)
         return followed.fold
 
+    def counts(self) -> dict[str, int]:
+        """Formats of each data source that was asked for and is still known here."""
+        folds = {**self._own, **{name: followed.fold for name, followed in self._followed.items()}}
+        return {name: len(fold) for name, fold in folds.items()}
+
     def statistics(self) -> dict[str, int]:
         return {"data_sources": len(self._followed) + len(self._own), "being_defined": len(self._defining)}
 

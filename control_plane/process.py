@@ -15,6 +15,7 @@ import uvloop
 from trackside.control_plane.keys import KeyFileDamaged
 from trackside.control_plane.log_port import Append, LogAway, LoggedEntry, LoggedRun
 from trackside.control_plane.server import ControlPlane
+from trackside.control_plane.status_server import StatusServer
 from trackside.data_plane.data_dir import DataDirDamaged
 from trackside.data_plane.frame import Frame
 from trackside.data_plane.log import LogState, Partition, Watermarks
@@ -160,6 +161,8 @@ async def _serve(worker: Worker) -> None:
         )
     except KeyFileDamaged as error:
         raise DataDirDamaged(str(error)) from None  # the exit code that forbids a restart
+    status = StatusServer(spec.settings, spec.status_port, control_plane.population)
+    await status.start()  # first: who is told that the server is ready may scrape it
     await control_plane.start()
     for failed in (control_plane.failed, peer.failed):
         failed.add_done_callback(lambda _: stopping.set())
@@ -169,6 +172,7 @@ async def _serve(worker: Worker) -> None:
             failed.result()
     worker.stopping = True
     worker.become(WorkerState.DRAINING)
+    await status.stop()
     await control_plane.stop(grace=1.0)
     peer.stop()
 

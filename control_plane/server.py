@@ -32,6 +32,7 @@ from trackside.control_plane.data_formats import DataFormats, DataFormatService
 from trackside.control_plane.follow import FollowService
 from trackside.control_plane.keys import Keys, KeyService, LocalKeys, Node, NumberSource
 from trackside.control_plane.log_port import LogAway, LogPort
+from trackside.control_plane.metrics import Population
 from trackside.control_plane.node_number import ClaimedNode, FixedNode
 from trackside.control_plane.remote_keys import RemoteKeys
 from trackside.control_plane.session_changes import SessionChanges
@@ -148,6 +149,15 @@ class ControlPlane:
             "data_formats": self._formats.statistics(),
             "follow": self._follow.statistics(),
         }
+
+    def population(self) -> Population:
+        """What is counted by data source, for a scrape. Walks over data sources, not over sessions."""
+        return Population(
+            sessions=self._sessions.fold.counts() if self._sessions else {},
+            formats=self._formats.counts(),
+            connections=self._connections.counts(),
+            parts=self.statistics(),
+        )
 
     # -- the sessions as FollowService sees them ----------------------------------------------------------------------
 

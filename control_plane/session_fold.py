@@ -20,7 +20,7 @@ snapshot would take back what came between.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -156,7 +156,8 @@ class SessionFold:
         self._held: OrderedDict[str, list[_Held]] = OrderedDict()
         self._held_bytes = 0
         self._identities: OrderedDict[bytes, None] = OrderedDict()
-        self._live = self._repeats = self._ignored = self._dropped = 0
+        self._live: Counter[str] = Counter()  # by data source
+        self._repeats = self._ignored = self._dropped = 0
 
     def get(self, key: str) -> SessionRecord | None:
         return self._sessions.get(key)
@@ -164,6 +165,10 @@ class SessionFold:
     def keys_of(self, data_source: str) -> list[str]:
         """Keys of all its sessions, live and ended, in the order in which they started."""
         return list(self._of_data_source.get(data_source, ()))
+
+    def counts(self) -> dict[str, tuple[int, int]]:
+        """How many sessions each data source has, and how many of them are live."""
+        return {source: (len(keys), self._live[source]) for source, keys in self._of_data_source.items()}
 
     def events_from(self, offset: int) -> list[SessionEvent]:
         """Starts and stops by entries at ``offset`` or after it, in the order of the log. Walks over all sessions."""
@@ -174,7 +179,7 @@ class SessionFold:
         """sessions, live; entries that were repeats or that nothing could be made of; entries held, and dropped."""
         return {
             "sessions": len(self._sessions),
-            "live": self._live,
+            "live": self._live.total(),
             "repeats": self._repeats,
             "ignored": self._ignored,
             "held": sum(map(len, self._held.values())),
@@ -224,7 +229,7 @@ class SessionFold:
         record = _started(entry, packet)
         self._sessions[record.key] = record
         self._of_data_source.setdefault(record.data_source, []).append(record.key)
-        self._live += 1
+        self._live[record.data_source] += 1
         for held in self._release(record.key):
             try:
                 # What happened to the session before it was there happens now, for whoever is told by offset.
@@ -242,7 +247,7 @@ class SessionFold:
         self._sessions[record.key] = changed
         if changed.is_complete == record.is_complete:
             return Folded(record, changed)
-        self._live -= 1
+        self._live[record.data_source] -= 1
         return Folded(record, changed, (changed.events()[-1],))
 
     def _hold(self, entry: LoggedEntry, packet: data.Packet) -> None:

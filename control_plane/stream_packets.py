@@ -67,7 +67,8 @@ class StreamPackets:
         for partition, stream in streams.items():
             content.stream_name = stream
             packet = data.Packet(type=type, session_key=session.key, content=content.SerializeToString())
-            appends.append(Append(partition, session.key.encode(), packet.SerializeToString(), b""))
+            key, value = session.key.encode(), packet.SerializeToString()
+            appends.append(Append(partition, key, value, b"", data_source=session.data_source))
         try:
             if appends:
                 await self._port.append(session.data_source, appends, APPEND_SECONDS)

@@ -87,6 +87,7 @@ class Supervisor:
             PortReservation(settings.listen_address, settings.port, "StreamApiPort"),
             PortReservation(settings.listen_address, settings.key_port, "KeyGeneratorPort"),
         ]
+        self._status_port = PortReservation(settings.status_address, settings.status_port, "PrometheusMetricPort")
         self.run_directory.lay_out()
         topology = self.run_directory.topology
         self._doorbells = {name: create_doorbell() for name, _, _ in topology.names}
@@ -194,6 +195,7 @@ class Supervisor:
             log_tables=[str(directory.instance / "recovery.log-table")] if recovering else self._log_tables,
             stale_instances=[str(folder) for folder in directory.stale],
             public_addresses=[port.address for port in self._ports] if slot.role == "gateway" else [],
+            status_port=self._status_port.port if slot.role == "control-plane" else 0,
         )
 
     # -- telling ------------------------------------------------------------------------------------------------------
@@ -248,6 +250,7 @@ class Supervisor:
             "reason": reason,
             "port": self._ports[0].port,
             "key_port": self._ports[1].port,
+            "status_port": self._status_port.port,
             "log": f"kafka {self.settings.broker}" if self.settings.broker else f"local {self.settings.data_dir}",
             "processes": processes,
             "links": [
@@ -279,6 +282,7 @@ class Supervisor:
         lines = [
             f"trackside  pid {os.getpid()}  run {s.run_dir}  log {log}",
             f"  gRPC  {self._ports[0].address}   keys {self._ports[1].address}   {shape}",
+            f"  metrics  http://{self._status_port.address}/metrics",
             f"{verdict} after {time.monotonic() - self._began:.1f} s.  A client's address: {host}:{self._ports[0].port}",
             f"next:  trackside top --run-dir {s.run_dir}",
         ]
@@ -337,7 +341,7 @@ class Supervisor:
         """Let go of ports and locks; kills what may still run when the supervisor itself fails."""
         for worker in self.workers.values():
             worker.kill()
-        for port in self._ports:
+        for port in (*self._ports, self._status_port):
             port.close()
         self._data_lock.release()
         self.run_directory.lock.release()

@@ -110,7 +110,8 @@ READ = _counter(
 )
 DELIVERED = _counter(
     "stream_api_data_packets_delivered_total",
-    "Packets handed to the transport for a connection, after filtering, batched or not.",
+    "Packets that the transport took for a connection, after filtering, batched or not; what was being sent when a "
+    "client left is not among them.",
     *READ.labels,
 )
 ESSENTIALS_READ = _counter(
@@ -118,7 +119,7 @@ ESSENTIALS_READ = _counter(
 )
 ESSENTIALS_DELIVERED = _counter(
     "stream_api_essential_packets_delivered_total",
-    "Packets that ReadEssentials handed to the transport.",
+    "Packets of ReadEssentials that the transport took.",
     "connection",
     "data_source",
 )

@@ -56,6 +56,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     listen_address: str = "0.0.0.0"
     port: int = 13579
     key_port: int = 15379
+    status_address: str = "127.0.0.1"
+    status_port: int = 10010
     gateways: int = 1
     producers: int = 1
     consumers: int = 1
@@ -116,6 +118,7 @@ class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
     log_tables: list[str]  # published ends of the local log, one file a producer, in their order
     stale_instances: list[str] = []  # recovery only: folders of dead instances, oldest first
     public_addresses: list[str] = []  # gateways only: host:port
+    status_port: int = 0  # control plane only, on settings.status_address; 0: none
 
     def slot(self, name: str) -> SlotSpec:
         return next(slot for slot in self.slots if slot.name == name)

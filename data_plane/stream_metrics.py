@@ -35,7 +35,8 @@ PLACES_MAX = 1 << 14
 
 OTHER = "other"
 INFO = "Info"
-"""Data source of packets that clients write with WriteInfoPacket, as the reference labels them."""
+"""Data source of packets that clients write with WriteInfoPacket, as the reference labels them, and of the server's own
+that are about none."""
 
 Values = tuple[str, ...]
 Place = tuple[str, int, str]
@@ -113,7 +114,7 @@ class StreamCounters:
     def _find(self, place: Place) -> list[Counter]:
         topic, number, data_source = place
         if self._routing.naming.is_common(topic):
-            found = [counters.of(data_source) for counters in self._info]
+            found = [counters.of(data_source or INFO) for counters in self._info]
         else:
             data_source = data_source or self._routing.naming.bare(topic).partition(".")[0]
             found = [

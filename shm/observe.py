@@ -112,6 +112,7 @@ class Server(NamedTuple):
     log: str
     processes: list[Process]
     rings: list[Ring]
+    status_port: int = 0
 
     def process(self, name: str) -> Process | None:
         return next((process for process in self.processes if process.name == name), None)
@@ -202,6 +203,7 @@ def _server(run_dir: str, described: dict[str, Any], counters: bool) -> Server:
         log=str(described.get("log", "")),
         processes=processes,
         rings=rings,
+        status_port=int(described.get("status_port", 0)),
     )
 
 

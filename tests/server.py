@@ -60,7 +60,7 @@ class Server:
 
     def start(self, *, wait: bool = True) -> Server:
         command = [sys.executable, "-P", "-m", "trackside.control_plane", "serve", "--port", str(self.port)]
-        command += ["--key-port", "0", *self.arguments]
+        command += ["--key-port", "0", "--status-port", "0", *self.arguments]
         if self._lifeline >= 0:
             os.close(self._lifeline)
         reading, self._lifeline = os.pipe()  # its end, with this process, ends the server

@@ -112,7 +112,14 @@ def test_null_is_not_set() -> None:
 def test_every_spelling_of_a_name_is_understood() -> None:
     assert settings({"streamapiport": 1}).port == 1
     assert settings({"STREAM_API_PORT": 2}).port == 2
-    assert any("PrometheusMetricPort" in note for note in conclude({}, environ={"PROMETHEUS_METRIC_PORT": "1"}).notes)
+    assert settings({"prometheus_metric_port": 3}).status_port == 3
+    assert settings({}, PROMETHEUS_METRIC_PORT="4").status_port == 4
+
+
+def test_the_metrics_port_is_fixed_unless_the_servers_own_is_not() -> None:
+    assert (settings({}).status_address, settings({}).status_port) == ("127.0.0.1", 10010)
+    assert settings({"StreamApiPort": 0}).status_port == 0
+    assert settings({"StreamApiPort": 0, "PrometheusMetricPort": 10010}).status_port == 10010
 
 
 def test_numbers_and_switches_as_text() -> None:
@@ -308,6 +315,8 @@ def test_partition_mappings_in_every_form() -> None:
         ({"StreamCreationStrategy": 1, "PartitionMappings": {"A": 1, "B": 1}}, "streams A and B share partition 1"),
         ({"PartitionMappings": {"A": 1}}, "mappings need StreamCreationStrategy"),
         ({"StreamApiPort": 15379}, "KeyGeneratorPort = 15379: is the port of the Stream API, too"),
+        ({"PrometheusMetricPort": 13579}, "PrometheusMetricPort = 13579: is the port of the Stream API, too"),
+        ({"PrometheusMetricPort": 15379}, "PrometheusMetricPort = 15379: is the port of the key generator, too"),
         ({"Security": {"SaslUsername": "u", "SaslPassword": "p"}}, "BrokerUrl: is empty, but Security is set"),
         ({"RetentionBytes": "32 MiB"}, "RetentionBytes = 32 MiB: must be at least two segments"),
         ({"ReaderBufferBytes": "64 KiB"}, "ReaderBufferBytes = 64 KiB: must be at least MaxPacketBytes"),
