@@ -64,6 +64,11 @@ class EmbeddedServer:
         return int(self.described["key_port"])
 
     @property
+    def status_port(self) -> int:
+        """Of ``/metrics``, on loopback."""
+        return int(self.described["status_port"])
+
+    @property
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
 
@@ -130,6 +135,7 @@ def launch_embedded(
     keys.setdefault("ListenAddress", "127.0.0.1")
     keys.setdefault("StreamApiPort", 0)
     keys.setdefault("KeyGeneratorPort", 0)
+    keys.setdefault("PrometheusMetricPort", 0)
     file = folder / "AppConfig.json"
     file.write_text(json.dumps(keys))
     reading, writing = os.pipe()

@@ -272,6 +272,9 @@ READER_STATISTICS = {
         "trackside_log_uncommitted_total",
         "Commits of consumer groups that the log did not take in time; the log of this process says why.",
     ),
+    "sync_failures": _counter(
+        "trackside_log_group_sync_failures_total", "Commits of consumer groups that did not reach the device."
+    ),
 }
 """What :meth:`Consumer.statistics` and :meth:`LogReader.statistics` tell."""
 

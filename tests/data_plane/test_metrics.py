@@ -8,13 +8,16 @@ from pathlib import Path
 import msgspec
 import pytest
 from agent_bench import CAR, Bench, packet
+from worker_kit import Kit
 
 from ma.streaming.api.v1 import api_pb2
 from ma.streaming.open_data.v1.open_data_pb2 import Packet
 from trackside.data_plane import metrics
+from trackside.data_plane.consumer import Consumer
 from trackside.data_plane.door import Door
 from trackside.data_plane.link import PACKETS
 from trackside.data_plane.log import Partition, Refusal
+from trackside.data_plane.log_backend import open_reader, open_writer
 from trackside.data_plane.peer import Parcel
 from trackside.data_plane.record import Record, Route, decode_record
 from trackside.data_plane.routing import Routing
@@ -292,3 +295,22 @@ def test_the_logs_statistics_are_shown(bench: Bench) -> None:
     bench.producer._limits_at = 0.0
     bench.settle()
     assert rows(counters_of(bench), metrics.WRITER_STATISTICS["appended"]) == {(): 2}
+
+
+# --- the logs ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("broker", ["", "127.0.0.1:1"])
+def test_all_that_the_logs_count_is_shown(tmp_path: Path, broker: str) -> None:
+    """Nobody answers at that address; what is counted does not depend on it."""
+    settings = Settings(broker=broker, data_dir=str(tmp_path / "data"))
+    kit = Kit(tmp_path, settings)
+    worker = kit.worker("producer-0")
+    worker.spec = msgspec.structs.replace(worker.spec, log_tables=[str(tmp_path / "log-table")])
+    writer, reader = open_writer(worker), open_reader(worker)
+    own = {"refused"}  # a counter of the producer itself
+    assert set(writer.statistics()) <= set(metrics.WRITER_STATISTICS) | own
+    assert set(reader.statistics()) <= set(metrics.READER_STATISTICS)
+    assert set(Consumer(kit.worker("consumer-0"), reader).statistics()) <= set(metrics.READER_STATISTICS)
+    writer.close(0.0)
+    reader.close()
