@@ -111,14 +111,25 @@ class Frame(msgspec.Struct, array_like=True, dict=True):
         self, first_offset: int, key: bytes | None, filter_number: int | None, until: int | None = None
     ) -> FrameTally:
         """The numbers to :meth:`cut`, shared like its result."""
-        cache: dict[object, FrameTally] = self.__dict__.setdefault("tallies", {})
-        wanted = (max(first_offset, self.start), key, filter_number, until)
+        wanted = (max(self.start, first_offset), key, filter_number, until)
+        cache: dict[object, FrameTally] | None = self.__dict__.get("tallies")
+        if cache is None:
+            cache = self.__dict__["tallies"] = {}
         tally = cache.get(wanted)
         if tally is None:
             tally = cache[wanted] = self._tally(*wanted)
         return tally
 
     def _tally(self, first_offset: int, key: bytes | None, filter_number: int | None, until: int | None) -> FrameTally:
+        if (
+            first_offset <= self.start
+            and key is None
+            and filter_number is None
+            and until is None
+            and len(self.keys) == 1
+        ):
+            size = int(np.frombuffer(self.sizes, np.uint32).sum())
+            return FrameTally(self.count, self.count, [(self.keys[0][0], self.count, size)])
         passed = self._select(first_offset, key, None, until)
         read = chosen = int(np.count_nonzero(passed))
         if filter_number is not None:
