@@ -174,7 +174,7 @@ def test_a_process_that_cannot_boot_again_is_given_up_alone(make_server: Callabl
     server.send("control-plane", signal.SIGKILL)
     wait_until(lambda: "holds 'no number' instead of a number" in server.described()["reason"], "the reason")
     assert server.described()["state"] == "NOT_SERVING"
-    assert 'worker given up worker="control-plane"' in server.log_text()
+    wait_until(lambda: 'worker given up worker="control-plane"' in server.log_text(), "the line in the log")
     client.write("Car", Packet(id=2))
     assert [r.packet.id for r in next(responses).response] == [2]
     reading.cancel()
