@@ -9,24 +9,29 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from ma.streaming.api.v1 import api_pb2 as messages
 from ma.streaming.api.v1 import api_pb2_grpc as services
 from trackside.control_plane.background import Background
+from trackside.control_plane.checkpoint import Checkpoint, Checkpoints
 from trackside.control_plane.keys import Keys
 from trackside.control_plane.log_fold import LogFold, new_identity, require_log
 from trackside.control_plane.log_port import Append, LogPort
 from trackside.control_plane.shared_calls import SharedCalls
 from trackside.control_plane.statuses import BadRequest, Context, NotReady
 from trackside.data_plane.data_formats import DataFormat, DataFormatFold, event_definition, parameters_definition
+from trackside.data_plane.log import Partition
 from trackside.data_plane.routing import Routing
 from trackside.data_plane.spec import Settings
 
 __all__ = ["FOLLOWED_MAX", "DataFormatService", "DataFormats", "EventFormat", "Format", "ParameterFormat"]
 
 log = logging.getLogger(__name__)
+
+R = TypeVar("R")
 
 LOG_SECONDS = 5.0
 """How long a call waits for the log: to read a data source's definitions, and to see its own."""
@@ -75,12 +80,21 @@ class DataFormats:
     With ``integrate_data_format_management`` off nothing is read: only what was defined through this process is known.
     """
 
-    def __init__(self, port: LogPort, routing: Routing, settings: Settings, keys: Keys, background: Background) -> None:
+    def __init__(
+        self,
+        port: LogPort,
+        routing: Routing,
+        settings: Settings,
+        keys: Keys,
+        background: Background,
+        checkpoints: Checkpoints | None = None,
+    ) -> None:
         self._port = port
         self._routing = routing
         self._settings = settings
         self._keys = keys
         self._background = background
+        self._checkpoints = checkpoints
         self._followed: OrderedDict[str, LogFold[DataFormat | None, DataFormatFold]] = (
             OrderedDict()
         )  # longest not asked for first
@@ -89,17 +103,34 @@ class DataFormats:
 
     async def id_of(self, data_source: str, format: Format) -> int:
         """The number of a format; one call defines it, however many ask at the same time."""
-        if (known := format.find(await self.fold_of(data_source))) is not None:
+        if (known := format.find(await self._fold_of(data_source))) is not None:
             return known
         return await self._defining.call((data_source, format), lambda: self._define(data_source, format))
 
-    async def fold_of(self, data_source: str) -> DataFormatFold:
-        """All formats of a data source that the log had when it was first asked for, and has had since."""
+    async def parameters_of(self, data_source: str, identifier: int) -> tuple[str, ...] | None:
+        """The list of a number; None when the log has none."""
+        return await self._find(data_source, lambda fold: fold.parameters(identifier))
+
+    async def event_of(self, data_source: str, identifier: int) -> str | None:
+        return await self._find(data_source, lambda fold: fold.event(identifier))
+
+    async def _find(self, data_source: str, look: Callable[[DataFormatFold], R | None]) -> R | None:
+        """What is known is answered also while the log is away; that there is nothing, only the log can say."""
+        found = look(await self._fold_of(data_source))
+        followed = self._followed.get(data_source)
+        if found is None and followed is not None and not followed.loaded:
+            await followed.ensure_loaded(LOG_SECONDS)
+            found = look(followed.fold)
+        return found
+
+    async def _fold_of(self, data_source: str) -> DataFormatFold:
+        """All formats of a data source that the log had when it was first asked for, and has had since; while the log
+        is away those that were known."""
         self._routing.naming.check_data_source(data_source)
         if not self._settings.integrate_data_format_management:
             return self._own.get(data_source) or DataFormatFold()
         followed = self._follow(data_source)
-        await followed.ensure_loaded(LOG_SECONDS)
+        await followed.ensure_known(LOG_SECONDS)
         return followed.fold
 
     def counts(self) -> dict[str, int]:
@@ -114,10 +145,22 @@ class DataFormats:
         if (followed := self._followed.get(data_source)) is None:
             self._let_go()
             partition = self._routing.essentials(data_source)
-            followed = LogFold(self._port, partition, DataFormatFold, background=self._background)
+            followed = LogFold(
+                self._port,
+                partition,
+                DataFormatFold,
+                background=self._background,
+                checkpoint=self._checkpoint(data_source, partition),
+                matters=lambda found: found is not None,
+            )
             self._followed[data_source] = followed
         self._followed.move_to_end(data_source)
         return followed
+
+    def _checkpoint(self, data_source: str, partition: Partition) -> Checkpoint[DataFormatFold] | None:
+        if self._checkpoints is None:
+            return None
+        return self._checkpoints.of(f"formats.{data_source}", partition, DataFormatFold.load)
 
     def _let_go(self) -> None:
         """Make room for one more; those that somebody waits for stay."""
@@ -129,17 +172,21 @@ class DataFormats:
 
     async def _define(self, data_source: str, format: Format) -> int:
         """Append a definition and answer with the first in the log, which may be another server's."""
-        append = self._definition(data_source, format, await self._keys.number())
         if not self._settings.integrate_data_format_management:
-            return await self._define_unread(data_source, format, append)
+            return await self._define_unread(data_source, format)
         followed = self._follow(data_source)
+        await followed.ensure_loaded(LOG_SECONDS)
+        if (known := format.find(followed.fold)) is not None:
+            return known  # the log has come since
+        append = self._definition(data_source, format, await self._keys.number())
         await followed.change(data_source, append, LOG_SECONDS)
         if (identifier := format.find(followed.fold)) is None:
             raise NotReady(f"{append.essentials}: the number was taken by another program just now, ask again")
         return identifier
 
-    async def _define_unread(self, data_source: str, format: Format, append: Append) -> int:
+    async def _define_unread(self, data_source: str, format: Format) -> int:
         require_log(self._port)
+        append = self._definition(data_source, format, await self._keys.number())
         await self._port.append(data_source, [append], LOG_SECONDS)
         fold = self._own.setdefault(data_source, DataFormatFold())
         fold.apply_packet(fold.next_offset, append.packet)
@@ -180,9 +227,9 @@ class DataFormatService(services.DataFormatManagerServiceServicer):
     async def GetParametersList(
         self, request: messages.GetParametersListRequest, context: Context
     ) -> messages.GetParametersListResponse:
-        fold = await self._formats.fold_of(request.data_source)
-        return messages.GetParametersListResponse(parameters=fold.parameters(request.data_format_identifier) or ())
+        parameters = await self._formats.parameters_of(request.data_source, request.data_format_identifier)
+        return messages.GetParametersListResponse(parameters=parameters or ())
 
     async def GetEvent(self, request: messages.GetEventRequest, context: Context) -> messages.GetEventResponse:
-        fold = await self._formats.fold_of(request.data_source)
-        return messages.GetEventResponse(event=fold.event(request.data_format_identifier) or "")
+        event = await self._formats.event_of(request.data_source, request.data_format_identifier)
+        return messages.GetEventResponse(event=event or "")

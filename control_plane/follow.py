@@ -105,6 +105,10 @@ class FollowService(services.ControlPlaneServicer):
             if stream.joined and event.offset >= stream.asked_offset:
                 stream.put(message)
 
+    def on_sessions_restored(self) -> None:
+        """The sessions are those of a checkpoint: what happened before is asked of them."""
+        self._recent_from = self._sessions.next_offset
+
     def on_sessions_loaded(self) -> None:
         """The sessions are read from the log up to where it ended: streams opened before that go on now."""
         for stream in self._live_streams():

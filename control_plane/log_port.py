@@ -6,7 +6,7 @@ consumers; the unit tests back it by a list in memory.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from trackside.data_plane.log import LogState, Partition, Watermarks
@@ -45,12 +45,14 @@ class LoggedEntry(NamedTuple):
 class LoggedRun(NamedTuple):
     """All there is below ``next_offset`` and from where the run before it ended; perhaps no entry at all.
 
-    ``restarted`` says that the log is another one (or was cut): what was folded before no longer holds.
+    ``restarted`` says that the log is another one (or was cut): what was folded before no longer holds. ``log`` is the
+    identity of the log, b"" where it is not known.
     """
 
     next_offset: int
     entries: Sequence[LoggedEntry]
     restarted: bool = False
+    log: bytes = b""
 
 
 class LogPort(Protocol):
@@ -74,7 +76,7 @@ class LogPort(Protocol):
         """Wait until everything that any peer had published for the producer of ``data_source`` when this was
         called is logged. False when the bound passed first."""
 
-    def follow(self, partition: Partition, offset: int) -> AsyncIterator[LoggedRun]:
+    def follow(self, partition: Partition, offset: int) -> AsyncGenerator[LoggedRun, None]:
         """Everything in ``partition`` from ``offset`` on, for ever, in offset order, each entry once, whatever dies
         but this process. A partition that does not exist yet is waited for. Ends when its iterator is closed."""
 

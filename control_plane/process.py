@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 
 import uvloop
 
@@ -107,15 +107,15 @@ class LinkedLog:
             return False
         return True
 
-    async def follow(self, partition: Partition, offset: int) -> AsyncIterator[LoggedRun]:
+    async def follow(self, partition: Partition, offset: int) -> AsyncGenerator[LoggedRun, None]:
         """Bounded by how fast the fold takes it: frames wait in memory only while the partition is behind its end."""
         runs: asyncio.Queue[LoggedRun] = asyncio.Queue()
 
         def on_frame(frame: Frame, first: int, restarted: bool) -> None:
             if restarted:
-                runs.put_nowait(LoggedRun(0, (), restarted=True))
+                runs.put_nowait(LoggedRun(0, (), restarted=True, log=frame.log))
             else:
-                runs.put_nowait(LoggedRun(frame.next_offset, _entries(frame, first)))
+                runs.put_nowait(LoggedRun(frame.next_offset, _entries(frame, first), log=frame.log))
 
         reader = self._peer.readers.open(on_frame=on_frame)
         self._peer.readers.join(reader, partition, offset)

@@ -26,6 +26,7 @@ import grpc
 from ma.streaming.api.v1 import api_pb2_grpc as api
 from ma.streaming.key_generator.v1 import key_generator_pb2_grpc as key_generator
 from trackside.control_plane.background import Background
+from trackside.control_plane.checkpoint import Checkpoints
 from trackside.control_plane.clock import SYSTEM_CLOCK, Clock
 from trackside.control_plane.connections import ConnectionService, ConnectionTable
 from trackside.control_plane.data_formats import DataFormats, DataFormatService
@@ -86,7 +87,9 @@ class ControlPlane:
         self._background = Background()
         self._connections = ConnectionTable(Path(settings.run_dir) / "connections")
         self._keys = _keys_of(port, routing, settings, clock, self._background, instance)
-        self._formats = DataFormats(port, routing, settings, self._keys, self._background)
+        # The local log is on the same disk and has it all; a checkpoint is for a log that can be away.
+        checkpoints = Checkpoints(settings.data_dir, settings.broker) if settings.broker else None
+        self._formats = DataFormats(port, routing, settings, self._keys, self._background, checkpoints)
         self._sessions: SessionChanges | None = None
         self._follow = FollowService(epoch, self._connections, self)
         if settings.integrate_session_management:
@@ -99,14 +102,17 @@ class ControlPlane:
                 self._background,
                 on_event=self._follow.on_session_event,
                 on_restart=self._on_sessions_restarted,
+                checkpoints=checkpoints,
             )
+            self._follow.on_sessions_restored()
+        streams = StreamTable(port, routing, clock, checkpoints)
         self._server = grpc.aio.server(
             interceptors=[StatusInterceptor()],
             maximum_concurrent_rpcs=CALLS_MAX,
             options=[("grpc.max_receive_message_length", -1)],  # gateways have the one limit for all requests
         )
         self._add_services(
-            SessionService(self._sessions, StreamTable(port, routing, clock), routing, settings, clock),
+            SessionService(self._sessions, streams, routing, settings, clock),
             ConnectionService(self._connections, routing, settings, self._follow.on_connection_closed),
             KeyService(self._keys),
         )

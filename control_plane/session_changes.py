@@ -26,6 +26,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from ma.streaming.open_data.v1 import open_data_pb2 as data
 from trackside.control_plane.background import Background
+from trackside.control_plane.checkpoint import Checkpoints
 from trackside.control_plane.clock import Clock
 from trackside.control_plane.keys import Keys
 from trackside.control_plane.log_fold import LogFold, NotSeen, new_identity, require_log
@@ -90,6 +91,7 @@ class SessionChanges:
         *,
         on_event: Callable[[SessionEvent], None],
         on_restart: Callable[[], None],
+        checkpoints: Checkpoints | None = None,
     ) -> None:
         self._port = port
         self._routing = routing
@@ -107,6 +109,9 @@ class SessionChanges:
             routing.session_info,
             SessionFold,
             background=background,
+            checkpoint=None
+            if checkpoints is None
+            else checkpoints.of("sessions", routing.session_info, SessionFold.load),
             on_folded=self._on_folded,
             on_restart=on_restart,
         )
@@ -133,6 +138,10 @@ class SessionChanges:
         """The fold's, and how many changes wait for their turn, and created sessions that may still appear."""
         pending = sum(map(len, self._pending.values()))
         return {**self.fold.statistics(), "changes_pending": pending, "given_up": len(self._given_up)}
+
+    async def ensure_known(self, timeout: float = CHANGE_SECONDS) -> None:
+        """Enough to say of a session what it is; that there is none, only a loaded fold says."""
+        await self._log.ensure_known(timeout)
 
     async def ensure_loaded(self, timeout: float = CHANGE_SECONDS) -> None:
         await self._log.ensure_loaded(timeout)

@@ -26,6 +26,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import NamedTuple
 
+import msgspec
 from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -142,6 +143,17 @@ class Folded(NamedTuple):
 NOTHING = Folded(None, None)
 
 
+class _State(msgspec.Struct, array_like=True):
+    """A fold as bytes; all lists in the order in which they came."""
+
+    sessions: list[SessionRecord]
+    held: list[LoggedEntry]
+    identities: list[bytes]
+    repeats: int
+    ignored: int
+    dropped: int
+
+
 class _Held(NamedTuple):
     entry: LoggedEntry
     packet: data.Packet
@@ -186,6 +198,26 @@ class SessionFold:
             "dropped": self._dropped,
         }
 
+    def dump(self) -> bytes:
+        """The whole state, for :meth:`load`."""
+        held = [one.entry for some in self._held.values() for one in some]
+        state = _State(
+            list(self._sessions.values()), held, list(self._identities), self._repeats, self._ignored, self._dropped
+        )
+        return msgspec.msgpack.encode(state)
+
+    @classmethod
+    def load(cls, state: bytes) -> SessionFold:
+        """A fold in the state that :meth:`dump` gave. Raises msgspec.MsgspecError."""
+        found, fold = msgspec.msgpack.decode(state, type=_State), cls()
+        for record in found.sessions:
+            fold._add(record)
+        for entry in found.held:
+            fold._hold(entry, data.Packet.FromString(entry.packet))
+        fold._identities = OrderedDict.fromkeys(found.identities)
+        fold._repeats, fold._ignored, fold._dropped = found.repeats, found.ignored, found.dropped
+        return fold
+
     def apply(self, entry: LoggedEntry) -> Folded:
         """Take the next entry. Never raises for what it holds: what cannot be read is counted as ignored."""
         if self._is_repeat(entry.identity):
@@ -227,9 +259,7 @@ class SessionFold:
 
     def _start(self, entry: LoggedEntry, packet: data.Packet) -> Folded:
         record = _started(entry, packet)
-        self._sessions[record.key] = record
-        self._of_data_source.setdefault(record.data_source, []).append(record.key)
-        self._live[record.data_source] += 1
+        self._add(record)
         for held in self._release(record.key):
             try:
                 # What happened to the session before it was there happens now, for whoever is told by offset.
@@ -238,6 +268,12 @@ class SessionFold:
                 self._ignored += 1
         record = self._sessions[record.key]
         return Folded(None, record, tuple(record.events()))
+
+    def _add(self, record: SessionRecord) -> None:
+        self._sessions[record.key] = record
+        self._of_data_source.setdefault(record.data_source, []).append(record.key)
+        if not record.is_complete:
+            self._live[record.data_source] += 1
 
     def _change(self, record: SessionRecord, entry: LoggedEntry, packet: data.Packet) -> Folded:
         if packet.type == "SessionInfo":

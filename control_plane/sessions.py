@@ -72,7 +72,7 @@ class SessionService(services.SessionManagementServiceServicer):
     ) -> messages.GetCurrentSessionsResponse:
         if self._sessions is None:
             return messages.GetCurrentSessionsResponse()
-        await self._sessions.ensure_loaded()
+        await self._sessions.ensure_known()
         keys = self._sessions.fold.keys_of(request.data_source)
         return messages.GetCurrentSessionsResponse(session_keys=keys, success=True)
 
@@ -117,7 +117,9 @@ class SessionService(services.SessionManagementServiceServicer):
 
     async def _find(self, sessions: SessionChanges, key: str) -> SessionRecord | None:
         """None only when the log has no such session: what is not known yet is waited for, or UNAVAILABLE."""
-        if (record := sessions.fold.get(key)) is None or not sessions.loaded:
+        if not sessions.loaded:
+            await sessions.ensure_known()
+        if (record := sessions.fold.get(key)) is None and not sessions.loaded:
             await sessions.ensure_loaded()
             record = sessions.fold.get(key)
         return record

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
+import msgspec
 from google.protobuf.message import DecodeError
 
 from ma.streaming.open_data.v1 import open_data_pb2 as data
@@ -60,6 +61,15 @@ class _Space:
         return True
 
 
+class _State(msgspec.Struct, array_like=True):
+    """A fold as bytes; definitions in the order in which they held."""
+
+    next_offset: int
+    ignored: int
+    parameters: list[tuple[int, tuple[str, ...]]]
+    events: list[tuple[int, tuple[str, ...]]]
+
+
 class DataFormatFold:
     """The formats after all entries below ``next_offset``. Look-ups are dict look-ups; not thread-safe."""
 
@@ -94,6 +104,23 @@ class DataFormatFold:
         """formats; identifiers that stand for them; definitions that were unreadable or contradicted earlier ones."""
         identifiers = len(self._parameters.names) + len(self._events.names)
         return {"formats": len(self), "identifiers": identifiers, "ignored": self._ignored}
+
+    # -- as bytes -----------------------------------------------------------------------------------------------------
+
+    def dump(self) -> bytes:
+        """The whole state, for :meth:`load`."""
+        spaces = [list(space.names.items()) for space in (self._parameters, self._events)]
+        return msgspec.msgpack.encode(_State(self.next_offset, self._ignored, *spaces))
+
+    @classmethod
+    def load(cls, state: bytes) -> DataFormatFold:
+        """A fold in the state that :meth:`dump` gave. Raises msgspec.MsgspecError."""
+        found, fold = msgspec.msgpack.decode(state, type=_State), cls()
+        fold.next_offset, fold._ignored = found.next_offset, found.ignored
+        for space, definitions in ((fold._parameters, found.parameters), (fold._events, found.events)):
+            for identifier, names in definitions:
+                space.add(identifier, names)
+        return fold
 
     # -- folding ------------------------------------------------------------------------------------------------------
 

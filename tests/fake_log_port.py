@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 
 from trackside.control_plane.log_port import Append, LogAway, LoggedEntry, LoggedRun
 from trackside.data_plane.log import LogState, Partition, Watermarks
@@ -124,7 +124,7 @@ class FakeLogPort:
             await self.log.wait_changed()
         return not self.parked
 
-    async def follow(self, partition: Partition, offset: int) -> AsyncIterator[LoggedRun]:
+    async def follow(self, partition: Partition, offset: int) -> AsyncGenerator[LoggedRun, None]:
         generation = self.log.generation
         self.following += 1
         try:
@@ -136,7 +136,7 @@ class FakeLogPort:
                 entries = self.log.partitions[partition][offset:] if partition in self.log.partitions else []
                 if restarted or (entries and not self.blind):
                     offset += len(entries)
-                    yield LoggedRun(offset, entries, restarted)
+                    yield LoggedRun(offset, entries, restarted, b"log %d" % generation)
                 else:
                     await self.log.wait_changed()
         finally:

@@ -200,6 +200,20 @@ def test_repeats_change_nothing(log: list[LoggedEntry]) -> None:
     assert state_of(folded(*log)) == state_of(folded(*once))
 
 
+@given(logs(), st.integers(0, 30))
+@settings(deadline=None, max_examples=200)
+def test_a_fold_that_was_kept_as_bytes_goes_on_as_if_it_had_not(log: list[LoggedEntry], kept_at: int) -> None:
+    """What is held, and which repeats are known, included."""
+    whole, before = folded(*log), folded(*log[:kept_at])
+    after = SessionFold.load(before.dump())
+    results = [after.apply(one) for one in log[kept_at:]]
+    assert results == [before.apply(one) for one in log[kept_at:]]
+    assert [after.get(key) for key in KEYS] == [whole.get(key) for key in KEYS]
+    assert after.statistics() == whole.statistics()
+    assert [after.keys_of(source) for source in ("Car", "Truck")] == [whole.keys_of(s) for s in ("Car", "Truck")]
+    assert after.dump() == whole.dump()
+
+
 @given(logs())
 @settings(deadline=None, max_examples=200)
 def test_the_state_is_that_of_a_plain_reading_of_the_rules(log: list[LoggedEntry]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 import grpc
 import pytest
@@ -632,7 +632,7 @@ def test_what_should_not_happen_is_internal_with_one_line(caplog: pytest.LogCapt
 
 def test_a_fold_that_fails_takes_the_process_down() -> None:
     class Broken(FakeLogPort):
-        async def follow(self, partition: Partition, offset: int) -> AsyncIterator[LoggedRun]:
+        async def follow(self, partition: Partition, offset: int) -> AsyncGenerator[LoggedRun, None]:
             yield LoggedRun(0, [])
             raise ZeroDivisionError
 

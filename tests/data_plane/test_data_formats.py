@@ -168,3 +168,23 @@ def test_what_is_given_out_stands_for_the_list(log: list[bytes]) -> None:
     known = [found for found in lists if found is not None]
     assert [lists[identifier] for identifier in given_lists] == known
     assert [events[identifier] for identifier in given_events] == [found for found in events if found is not None]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 4), st.lists(st.sampled_from("abc"), max_size=2), st.booleans()), max_size=20),
+    st.integers(0, 20),
+)
+def test_a_fold_that_was_kept_as_bytes_goes_on_as_if_it_had_not(
+    definitions: list[tuple[int, list[str], bool]], kept_at: int
+) -> None:
+    packets = [
+        event_definition(number, "".join(names)) if is_event else parameters_definition(number, tuple(names))
+        for number, names, is_event in definitions
+    ]
+    whole, after = fold_of(*packets), DataFormatFold.load(fold_of(*packets[:kept_at]).dump())
+    for offset, packet in list(enumerate(packets))[kept_at:]:
+        after.apply(Entry(offset, packet))
+    assert after.dump() == whole.dump() and after.statistics() == whole.statistics()
+    for _, names, _ in definitions:
+        assert after.parameters_identifier(tuple(names)) == whole.parameters_identifier(tuple(names))
+        assert after.event_identifier("".join(names)) == whole.event_identifier("".join(names))

@@ -7,6 +7,7 @@ on an idle machine, the bound here is for a busy one.
 
 from __future__ import annotations
 
+import shutil
 import threading
 import uuid
 from collections.abc import Iterator
@@ -426,13 +427,14 @@ def test_a_server_that_manages_nothing_carries_packets_and_makes_keys(
 
 @pytest.mark.fact("S16")
 def test_the_same_answers_after_a_restart_of_one(pair: Pair, one: Client, source: str) -> None:
-    """Sessions, first ids and the node number, while the other goes on changing what there is."""
+    """Sessions, first ids and the node number, while the other goes on changing what there is; without checkpoints."""
     key = create(one, source, identifier="before")
     client = pair.two.client()
     number = parameters_id(client, source, "a", "b")
     node = make_key(key_stub(pair.two.port), key_generator_pb2.KEY_TYPE_ULONG).ulong_key
     client.close()
     assert pair.two.stop() == 0
+    shutil.rmtree(pair.two.data_dir / "checkpoints")
     rename = api_pb2.UpdateSessionIdentifierRequest(session_key=key, identifier="meanwhile")
     assert one.sessions.UpdateSessionIdentifier(rename, **CALL).success
     pair.two.start()
