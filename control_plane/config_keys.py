@@ -209,6 +209,10 @@ BEHAVIOUR = (
         setting="batching_seconds", scale=0.001, reference=True,
     ),
     Key(
+        "EnableGrpcReflection", Switch(), True, "Tools like grpcurl can ask the public ports which services there are.",
+        setting="reflection", reference=True, default_prose="on (the reference's is off)",
+    ),
+    Key(
         "ReaderBufferBytes", Bytes(64 * KIB, GIB), 4 * MIB, "What one reader may have unsent before it leaves the "
         "live feed and catches up from the log.", setting="reader_buffer_bytes",
     ),
@@ -317,7 +321,6 @@ NOT_APPLICABLE = (
         "and waits for no quiet period",
     ),
     _elsewhere("TerminationTimeoutSeconds", Whole(0, 2**32 - 1), "DrainSeconds bounds a stop"),
-    _elsewhere("EnableGrpcReflection", Switch(), "reflection is not served by this version", False),
     _elsewhere("EnableRouterPublishMetrics", Switch(), "`/metrics` has what goes to the log", False),
     _elsewhere("EnableRouterConsumeMetrics", Switch(), "`/metrics` has what comes from the log", False),
     _elsewhere("EnableMetrics", Switch(), "metrics are always kept and served, on StatusAddress", True),

@@ -23,6 +23,8 @@ from trackside.data_plane.door import Door
 from trackside.data_plane.packet_reader import PacketReader
 from trackside.data_plane.packet_writer import PacketWriter
 from trackside.data_plane.peer import Peer
+from trackside.data_plane.reflection import METHODS as REFLECTION_METHODS
+from trackside.data_plane.reflection import reflection_handler
 from trackside.data_plane.routing import Routing
 from trackside.data_plane.worker import Worker
 from trackside.protos import internal_pb2
@@ -98,6 +100,9 @@ class Gateway(grpc.GenericRpcHandler):
         }
         for method in PASSED_METHODS:
             table[method] = unary(self._ended(self._passed(method)))
+        if self.worker.spec.settings.reflection:
+            reflect: Method = grpc.stream_stream_rpc_method_handler(self._ended(reflection_handler()))
+            table |= dict.fromkeys(REFLECTION_METHODS, reflect)
         return table | _health_methods(self._health)
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Method | None:

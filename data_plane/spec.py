@@ -39,6 +39,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     # behaviour
     integrate_session_management: bool = True
     integrate_data_format_management: bool = True
+    reflection: bool = True
     batching_responses: bool = False
     batching_bytes: int = 4096 * KIB
     batching_seconds: float = 0.05

@@ -90,7 +90,7 @@ def test_a_file_from_the_field_is_understood() -> None:
     assert any("GrpcConfig is not for this server" in note for note in conclusion.notes)
     assert any("PartitionMappings have no effect" in note for note in conclusion.notes)
     assert any(note.startswith("TerminationTimeoutSeconds has no effect") for note in conclusion.notes)
-    assert not any("EnableGrpcReflection" in note for note in conclusion.notes), "false is what happens anyway"
+    assert not conclusion.settings.reflection and Settings().reflection
 
 
 def test_flat_and_nested_files_are_the_same() -> None:
