@@ -41,6 +41,7 @@ from trackside.control_plane.session_fold import SessionEvent
 from trackside.control_plane.sessions import SessionService
 from trackside.control_plane.statuses import StatusInterceptor
 from trackside.control_plane.streams import StreamTable
+from trackside.data_plane.grpc_options import PENDING_OPTIONS
 from trackside.data_plane.routing import Routing
 from trackside.data_plane.spec import Settings
 from trackside.protos import internal_pb2_grpc as internal
@@ -109,7 +110,8 @@ class ControlPlane:
         self._server = grpc.aio.server(
             interceptors=[StatusInterceptor()],
             maximum_concurrent_rpcs=CALLS_MAX,
-            options=[("grpc.max_receive_message_length", -1)],  # gateways have the one limit for all requests
+            # Gateways have the one limit for all requests.
+            options=[("grpc.max_receive_message_length", -1), *PENDING_OPTIONS],
         )
         self._add_services(
             SessionService(self._sessions, streams, routing, settings, clock),

@@ -20,6 +20,7 @@ from ma.streaming.key_generator.v1 import key_generator_pb2
 from trackside.data_plane import metrics
 from trackside.data_plane.control_calls import PASSED_METHODS, ControlCalls, Notifications
 from trackside.data_plane.door import Door
+from trackside.data_plane.grpc_options import PENDING_OPTIONS
 from trackside.data_plane.packet_reader import PacketReader
 from trackside.data_plane.packet_writer import PacketWriter
 from trackside.data_plane.peer import Peer
@@ -78,6 +79,7 @@ class Gateway(grpc.GenericRpcHandler):
                 ("grpc.keepalive_timeout_ms", 20_000),
                 ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
                 ("grpc.keepalive_permit_without_calls", 1),
+                *PENDING_OPTIONS,
             ]
         )
 

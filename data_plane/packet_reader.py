@@ -70,6 +70,7 @@ class PacketReader:
         self._settings = settings
         self._look_up = look_up
         self._count = counters
+        counters.readers.set(0)  # those of a predecessor went with it
         table = peer.worker.counters
         self._refusals = read_refusal_counters(table)
         self._latency = latency(table, LOGGED_TO_SENT)

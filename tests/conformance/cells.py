@@ -20,6 +20,7 @@ from trackside.data_plane.local_log import LocalLogReader
 from trackside.data_plane.log import Partition, Run
 from trackside.data_plane.naming import Naming, naming_of
 from trackside.data_plane.spec import Settings
+from trackside.shm.counters import read_counters
 
 __all__ = ["MAPPINGS", "Cell", "Cells", "Entry"]
 
@@ -52,6 +53,7 @@ class Cell:
             TRACKSIDE_NAMING=naming,
             TRACKSIDE_DOMAIN=domain,
             TRACKSIDE_BATCHING_RESPONSES=str(naming in BATCHING),
+            TRACKSIDE_READER_BUFFER_BYTES="64 MiB",  # so that it is not what keeps responses small
         )
         if self.partitions:
             for index, (stream, number) in enumerate(MAPPINGS.items()):
@@ -72,6 +74,12 @@ class Cell:
         if self.partitions:
             return Partition(self.naming.main_topic(source), MAPPINGS.get(stream, 0))
         return Partition(self.naming.stream_topic(source, stream) if stream else self.naming.main_topic(source), 0)
+
+    def unsent_bytes(self) -> int:
+        """What gateways hold for readers that take nothing."""
+        paths = [Path(process["counters"]) for process in self.server.described()["processes"]]
+        rows = (row for path in paths for row in read_counters(path))
+        return sum(value for name, _, value in rows if name == "trackside_gateway_reader_bytes")
 
     def topics(self) -> dict[str, int]:
         """Topics and their partition counts."""

@@ -124,7 +124,6 @@ REFERENCE_TESTS: list[str] = [f"{name}: {scenario}" for name, scenarios in _BY_C
 _INSIDE = "about classes inside the reference, of which clients see nothing"
 
 WITHOUT_EQUIVALENT: dict[str, str] = {
-    "ConnectionManagerShould: the gauge follows the open connections": "open",
     "ClientShould: getters throw before Initialise": "the embedded server is one object that exists only while it "
     "serves: there is no before",
     "Router: producer: the builder, the holder and the publishers delegate": _INSIDE,

@@ -226,6 +226,7 @@ def test_many_data_sources_are_named_up_to_a_bound(directory: FakeRunDirectory) 
     assert value(found, "stream_api_connections_total", data_source=OTHER) == 20
 
 
+@pytest.mark.reference_test("ConnectionManagerShould: the gauge follows the open connections")
 def test_connections_are_counted_over_a_restart(tmp_path: Path) -> None:
     """What is no ConnectionDetails, of another version perhaps, keeps nobody from starting."""
     car, van = (ConnectionDetails(data_source=name).SerializeToString() for name in ("Car", "Van"))
