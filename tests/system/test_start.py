@@ -325,13 +325,14 @@ def test_without_arguments(tmp_path: Path) -> None:
     )
     with running(process):
         assert process.stdout is not None
-        banner = [process.stdout.readline() for _ in range(4)]  # whatever it says, it ends with its process
+        banner = [process.stdout.readline() for _ in range(5)]  # whatever it says, it ends with its process
         run_dir = f"/dev/shm/trackside-{0 if '--map-root-user' in command else os.getuid()}"
         data_dir = tmp_path / ".local" / "state" / "trackside"
         assert banner[0] == f"trackside  pid {process.pid}  run {run_dir}  log local {data_dir}\n"
         assert banner[1].startswith("  gRPC  0.0.0.0:13579   keys 0.0.0.0:15379   ")
-        assert banner[2].startswith("ready after ") and banner[2].endswith("A client's address: localhost:13579\n")
-        assert banner[3] == f"next:  trackside top --run-dir {run_dir}\n"
+        assert banner[2] == "  metrics  http://127.0.0.1:10010/metrics\n"
+        assert banner[3].startswith("ready after ") and banner[3].endswith("A client's address: localhost:13579\n")
+        assert banner[4] == f"next:  trackside top --run-dir {run_dir}\n"
         process.terminate()
         assert process.wait(BOUND_SECONDS) == 0
 
