@@ -9,7 +9,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from kafka_broker import KafkaBroker
@@ -120,14 +120,32 @@ class Cell:
         assert self.broker is not None
         consumer = Consumer({"bootstrap.servers": self.broker.address, "group.id": "nobody", "log_level": 0})
         places = [TopicPartition(topic, number, 0) for number in range(self.broker.topics().get(topic, 0))]
-        left = sum(consumer.get_watermark_offsets(place, timeout=10)[1] for place in places)
-        consumer.assign(places)
-        while left:
-            message = consumer.poll(10)
-            assert message is not None and message.error() is None
-            yield Entry(message.partition(), message.key() or b"", Packet.FromString(message.value()))
-            left -= 1
-        consumer.close()
+        try:
+            left = sum(_end_of(consumer, place) for place in places)
+            consumer.assign(places)
+            while left:
+                message = consumer.poll(10)
+                assert message is not None, f"{left} more messages of {topic} do not come"
+                if message.error() is None:
+                    yield Entry(message.partition(), message.key() or b"", Packet.FromString(message.value()))
+                    left -= 1
+        finally:
+            consumer.close()
+
+
+def _end_of(consumer: Any, place: Any) -> int:
+    """The end of a partition; of one that was made a moment ago the broker may not know yet that it leads it."""
+    from confluent_kafka import KafkaException
+
+    def asked() -> tuple[int, int] | None:
+        try:
+            found: tuple[int, int] = consumer.get_watermark_offsets(place, timeout=10)
+        except KafkaException:
+            return None
+        return found
+
+    _, end = wait_until(asked, f"the end of {place}")
+    return int(end)
 
 
 def _entries_of(run: Run) -> Iterable[Entry]:
