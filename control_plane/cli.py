@@ -128,6 +128,8 @@ def _serve() -> click.Command:
             raise CommandFailed(ExitCode.CONFIGURATION, "\n".join(map(str, conclusion.problems)))
         for note in conclusion.notes:
             print(f"note: {note}", file=sys.stderr)
+        for warning in conclusion.warnings:
+            print(f"warning: {warning}", file=sys.stderr)
 
         from trackside.control_plane.supervisor import run_server
 

@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from trackside.control_plane.config_access import exposure, tls_findings
 from trackside.control_plane.config_kafka import (
     CONSUMING,
     PUBLISHING,
@@ -71,6 +72,7 @@ class Conclusion:
     values: dict[str, Effective] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     publisher_overrides: dict[str, str] = field(default_factory=dict)
     consumer_overrides: dict[str, str] = field(default_factory=dict)
     broken: set[str] = field(default_factory=set)
@@ -224,10 +226,26 @@ def _check_retention(this: Conclusion) -> None:
 
 
 def _check_security(this: Conclusion) -> None:
-    origins = {key.name.split(".", 1)[1]: this.values[key.name].origin for key in KEYS if "." in key.name}
+    origins = {name.split(".", 1)[1]: this.values[name].origin for name in this.values if name.startswith("Security.")}
     this.problems.extend(security_problems(_security(this), origins))
     if _security(this)["SslCaLocation"] and security_properties(_security(this))["security.protocol"] in CLEAR:
         this.notes.append("Security: SslCaLocation is set, but the protocol is not encrypted; use SaslSsl")
+
+
+def _check_tls(this: Conclusion) -> None:
+    names = ("Tls.CertificateFile", "Tls.KeyFile", "Tls.ClientAuthorityFile")
+    name, reason, note = tls_findings(*map(this.value, names))
+    if reason:
+        this.refuse(name, reason)
+    if note:
+        this.warnings.append(note)
+
+
+def _check_exposure(this: Conclusion) -> None:
+    listen, tls = this.value("ListenAddress"), bool(this.value("Tls.CertificateFile"))
+    client_authority = bool(this.value("Tls.ClientAuthorityFile"))
+    if note := exposure(listen, tls=tls, client_authority=client_authority, tokens=False):
+        this.warnings.append(note)
 
 
 CLEAR = ("PLAINTEXT", "SASL_PLAINTEXT")
@@ -314,6 +332,8 @@ CHECKS: tuple[Callable[[Conclusion], None], ...] = (
     _check_broker,
     _check_retention,
     _check_security,
+    _check_tls,
+    _check_exposure,
     _check_names,
     _check_domain,
     _check_sizes,

@@ -18,6 +18,7 @@ from trackside.control_plane.config_kinds import (
     Choice,
     CoreList,
     Endpoint,
+    File,
     Folder,
     Kind,
     Mappings,
@@ -28,7 +29,7 @@ from trackside.control_plane.config_kinds import (
     spelled,
 )
 
-__all__ = ["BY_SPELLING", "FOREIGN_SECTIONS", "KEYS", "SECTION", "Key", "find_key"]
+__all__ = ["BY_SPELLING", "FOREIGN_SECTIONS", "KEYS", "SECTION", "SECTIONS_INSIDE", "Key", "find_key"]
 
 SECTION = "StreamApiConfig"
 """The section of AppConfig.json that holds the keys, in files that have sections."""
@@ -151,6 +152,19 @@ SECURITY = (
     Key("Security.SslCertificateLocation", Text(4096), "", "PEM file of this server's certificate.", reference=True),
     Key("Security.SslKeyLocation", Text(4096), "", "PEM file of the certificate's key.", reference=True),
     Key("Security.SslKeyPassword", Text(), "", "Password of that key.", secret=True, reference=True),
+)  # fmt: skip
+
+PORTS = (
+    Key(
+        "Tls.CertificateFile", File(), "", "PEM file of this server's certificate, with those between it and the "
+        "authority. Set: both gRPC ports speak TLS and nothing else. Read again when it changes.",
+        setting="tls_certificate",
+    ),
+    Key("Tls.KeyFile", File(), "", "PEM file of the certificate's key, without a password.", setting="tls_key"),
+    Key(
+        "Tls.ClientAuthorityFile", File(), "", "PEM file of the authorities of clients. Set: who has no certificate of "
+        "one of them is not let in.", setting="tls_client_authority",
+    ),
 )  # fmt: skip
 
 NAMES = (
@@ -335,6 +349,7 @@ NOT_APPLICABLE = (
 GROUPS: dict[str, tuple[Key, ...]] = {
     "The log": LOG,
     "Security of the Kafka connection": SECURITY,
+    "Security of the public ports": PORTS,
     "Names of topics": NAMES,
     "Behaviour": BEHAVIOUR,
     "Processes": PROCESSES,
@@ -345,6 +360,9 @@ GROUPS: dict[str, tuple[Key, ...]] = {
 KEYS: tuple[Key, ...] = tuple(key for group in GROUPS.values() for key in group)
 
 BY_SPELLING: dict[str, Key] = {spelled(key.name): key for key in KEYS}
+
+SECTIONS_INSIDE = frozenset(spelled(key.name.split(".")[0]) for key in KEYS if "." in key.name)
+"""Sections that hold keys of their own."""
 
 
 def find_key(name: str) -> Key | None:

@@ -21,6 +21,7 @@ __all__ = [
     "Choice",
     "CoreList",
     "Endpoint",
+    "File",
     "Folder",
     "Kind",
     "Mappings",
@@ -260,6 +261,19 @@ class Folder:
         if not isinstance(text, str) or not text or "\0" in text:
             raise Refused
         return os.path.abspath(os.path.expanduser(text))
+
+    def show(self, value: object) -> str:
+        return str(value)
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """As a folder's path; empty text is none. Whether there is such a file is not judged here."""
+
+    allowed: str = "the path of a file, or empty"
+
+    def parse(self, raw: object) -> str:
+        return "" if raw == "" else Folder(self.allowed).parse(raw)
 
     def show(self, value: object) -> str:
         return str(value)

@@ -63,7 +63,7 @@ def markdown_page() -> str:
         rows = map(_elsewhere_row, keys) if keys[0].instead else map(_row, keys)
         head = ELSEWHERE_HEAD if keys[0].instead else HEAD
         parts.append(f"## {title}\n\n{head}\n" + "\n".join(rows) + "\n")
-        if title.startswith("Security"):
+        if title == "Security of the Kafka connection":
             parts.append(BROKER_FILES)
     return "\n".join(parts)
 
@@ -86,25 +86,27 @@ def _elsewhere_row(key: Key) -> str:
 
 
 def as_table(conclusion: Conclusion) -> str:
-    """Every key that holds something, with its origin; then notes, then errors, one line each."""
+    """Every key that holds something, with its origin; then notes, warnings and errors, one line each."""
     lines = [f"file  {conclusion.file or 'none'}", ""]
     cells = [_cells(conclusion, effective) for effective in _worth_showing(conclusion)]
     rows = [("KEY", "VALUE", "FROM"), *((key, value or "-", origin) for key, value, origin in cells)]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     lines += [f"{row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]}" for row in rows]
     lines += ["", *(f"note: {note}" for note in conclusion.notes)] if conclusion.notes else []
+    lines += ["", *(f"warning: {warning}" for warning in conclusion.warnings)] if conclusion.warnings else []
     lines += ["", *(f"error: {problem}" for problem in conclusion.problems)] if conclusion.problems else []
     return "\n".join(lines)
 
 
 def as_json(conclusion: Conclusion) -> str:
-    """The same for programs: {ok, file, values: [{key, value, origin}], notes, errors: [{key, value, reason, origin}]}."""
+    """The same for programs: {ok, file, values: [{key, value, origin}], notes, warnings, errors: [{key, value, reason, origin}]}."""
     cells = [_cells(conclusion, effective) for effective in _worth_showing(conclusion)]
     document = {
         "ok": not conclusion.problems,
         "file": conclusion.file,
         "values": [{"key": name, "value": value, "origin": origin} for name, value, origin in cells],
         "notes": conclusion.notes,
+        "warnings": conclusion.warnings,
         "errors": [
             {"key": problem.key, "value": problem.value, "reason": problem.reason, "origin": problem.origin}
             for problem in conclusion.problems

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from trackside.control_plane.config_keys import FOREIGN_SECTIONS, KEYS, SECTION, Key, find_key
+from trackside.control_plane.config_keys import FOREIGN_SECTIONS, KEYS, SECTION, SECTIONS_INSIDE, Key, find_key
 from trackside.control_plane.config_kinds import spelled
 from trackside.control_plane.located_json import JsonError, Node, node_of, parse_json
 
@@ -173,7 +173,7 @@ def _judge_siblings(
     for name, node in members.items():
         if name == section or spelled(name) in FOREIGN_SECTIONS:
             continue
-        if find_key(name) is not None or spelled(name) in (spelled(SECTION), "security"):
+        if find_key(name) is not None or spelled(name) in (spelled(SECTION), *SECTIONS_INSIDE):
             reason = f"stands beside {section}, where nobody reads it; move it into that section"
             reading.refuse(name, node.plain(), reason, origin.at(node))
         elif isinstance(node.value, dict):
@@ -202,9 +202,9 @@ def _take_member(reading: Reading, name: str, node: Node, place: str, origin: _F
     key = find_key(name)
     if key is not None:
         reading.take(key, node.plain(), place)
-    elif spelled(name) == "security" and isinstance(node.value, dict):
+    elif spelled(name) in SECTIONS_INSIDE and isinstance(node.value, dict):
         _take_members(reading, node, f"{name}.", origin)
-    elif spelled(name) == "security":
+    elif spelled(name) in SECTIONS_INSIDE:
         reading.refuse(name, node.plain(), "must be a JSON object {...}", place)
     else:
         reading.unknown(name, node.plain(), place)

@@ -10,6 +10,7 @@ import time
 
 import msgspec
 
+from trackside.control_plane.config_keys import KEYS
 from trackside.data_plane.spec import SlotSpec, WorkerSpec, encode_spec
 from trackside.data_plane.worker import EXIT_CANNOT_BOOT, EXIT_CRASHED, STOP_SIGNALS, log_line
 from trackside.shm.liveness import Liveness, WorkerState
@@ -97,7 +98,9 @@ class WorkerHandle:
             fds = (descriptor, *self._pass_fds)
             mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # inherited
             try:
-                return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, pass_fds=fds)
+                return subprocess.Popen(
+                    command, stdin=subprocess.DEVNULL, stdout=sys.stderr, pass_fds=fds, env=_environment()
+                )
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         finally:
@@ -174,6 +177,18 @@ class WorkerHandle:
         self._killed = True
         if self._process is not None:
             self._process.kill()
+
+
+SECRET_VARIABLES = {variable.lower() for key in KEYS if key.secret for variable in key.variables}
+
+
+def _environment() -> dict[str, str]:
+    """For a worker, which is told everything by its spec: without secrets, which anybody of our user could read there.
+
+    grpc would write a line of its own for each client that fails at TLS, so it is quiet unless asked not to be.
+    """
+    kept = {name: value for name, value in os.environ.items() if name.lower() not in SECRET_VARIABLES}
+    return {"GRPC_VERBOSITY": "ERROR", **kept}
 
 
 def _signal_name(number: int) -> str:

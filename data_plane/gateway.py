@@ -27,6 +27,7 @@ from trackside.data_plane.peer import Peer
 from trackside.data_plane.reflection import METHODS as REFLECTION_METHODS
 from trackside.data_plane.reflection import reflection_handler
 from trackside.data_plane.routing import Routing
+from trackside.data_plane.tls import Tls
 from trackside.data_plane.worker import Worker
 from trackside.protos import internal_pb2
 from trackside.shm.liveness import WorkerState
@@ -70,6 +71,7 @@ class Gateway(grpc.GenericRpcHandler):
         self._tasks: set[asyncio.Task[Any]] = set()
         self._draining = False
         self._handlers = self._table()
+        self._tls = Tls(worker)
         self._server = grpc.aio.server(
             options=[
                 ("grpc.so_reuseport", 1),
@@ -146,16 +148,24 @@ class Gateway(grpc.GenericRpcHandler):
             stopping.set()
         self.peer.start()
         self._server.add_generic_rpc_handlers((self,))
-        for address in self.worker.spec.public_addresses:
-            self._server.add_insecure_port(address)
+        await self._listen()
         await self._server.start()
         background = [
+            loop.create_task(self._tls.keep_fresh()),
             loop.create_task(self._control.follow(self._on_event, lambda: self._notifications.next_offset)),
             loop.create_task(self._keep_health()),
         ]
         self.worker.become(WorkerState.READY)
         await _first_of(stopping.wait(), self.peer.failed, *background)
         await self._drain(background)
+
+    async def _listen(self) -> None:
+        credentials = await self._tls.credentials()
+        for address in self.worker.spec.public_addresses:
+            if credentials is None:
+                self._server.add_insecure_port(address)
+            else:
+                self._server.add_secure_port(address, credentials)
 
     async def _drain(self, background: list[asyncio.Task[None]]) -> None:
         self.worker.stopping = True

@@ -68,6 +68,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     stall_seconds: float = 30.0
     gateway_stall_seconds: float = 15.0
 
+    # security of the public ports
+    tls_certificate: str = ""  # empty: plain text
+    tls_key: str = ""
+    tls_client_authority: str = ""  # empty: clients need no certificate
+
     # places
     run_dir: str = ""
     data_dir: str = ""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from tls_files import TlsFiles
 
 from trackside.control_plane import config_keys, config_pages
 from trackside.control_plane.config import Conclusion, ConfigError, conclude, load_settings
@@ -157,6 +158,7 @@ def in_json(key: Key) -> tuple[str, object]:
         "CoreList": ("0", [0]),
         "Mappings": ("Engine=1", {"Engine": 1}),
         "Folder": ("/tmp/there", "/tmp/there"),
+        "File": ("/tmp/there", "/tmp/there"),
         "Address": ("127.0.0.1", "127.0.0.1"),
     }
     if (names := getattr(key.kind, "names", None)) is not None:
@@ -177,7 +179,7 @@ def test_every_key_can_stand_in_the_environment(key: Key) -> None:
 @pytest.mark.parametrize("key", [key for key in KEYS if type(key.kind).__name__ not in ("Text",)], ids=lambda k: k.name)
 @pytest.mark.parametrize("raw", [[], {"a": {}}, "", " ", -(10**30), float("inf"), "\x00", "1;2", "x" * 5000])
 def test_nonsense_for_any_key_names_key_value_range_and_origin(key: Key, raw: object) -> None:
-    if type(key.kind).__name__ in ("Brokers", "Endpoint", "Mappings", "Folder") and raw in (
+    if type(key.kind).__name__ in ("Brokers", "Endpoint", "Mappings", "Folder", "File") and raw in (
         "",
         " ",
         [],
@@ -517,3 +519,52 @@ def test_no_name_in_the_table_stands_for_two_keys() -> None:
 @pytest.mark.parametrize("key", [key for key in KEYS if key.default is not None], ids=lambda key: key.name)
 def test_every_default_is_allowed(key: Key) -> None:
     assert key.kind.parse(key.default) == key.default
+
+
+def warnings(**environ: str) -> list[str]:
+    conclusion = conclude({}, environ={f"TRACKSIDE_{name}": value for name, value in environ.items()})
+    assert not conclusion.problems
+    return conclusion.warnings
+
+
+def test_who_listens_for_the_network_is_warned(tmp_path: Path) -> None:
+    files = TlsFiles(tmp_path / "tls")
+    own = {name.removeprefix("TRACKSIDE_"): value for name, value in files.settings(mutual=True).items()}
+    assert warnings(LISTEN="127.0.0.1") == warnings(LISTEN="::1") == warnings(**own) == []
+    (everything,) = warnings()
+    assert everything.startswith(
+        "ListenAddress 0.0.0.0 without TLS and tokens: who reaches that network may read, write"
+    )
+    del own["TLS_CLIENT_AUTHORITY_FILE"]
+    (encrypted,) = warnings(LISTEN="192.0.2.1", **own)
+    assert encrypted.startswith("ListenAddress 192.0.2.1 without tokens: who reaches that network may read, write")
+
+
+@pytest.mark.parametrize(
+    ("left_out", "says"),
+    [
+        ("TLS_KEY_FILE", "Tls.CertificateFile = {folder}/server.pem: needs Tls.KeyFile, which is empty"),
+        ("TLS_CERTIFICATE_FILE", "Tls.KeyFile = {folder}/server.key: has no meaning without Tls.CertificateFile"),
+    ],
+)
+def test_half_of_a_pair_is_refused(tmp_path: Path, left_out: str, says: str) -> None:
+    files = TlsFiles(tmp_path / "tls")
+    environ = files.settings()
+    del environ[f"TRACKSIDE_{left_out}"]
+    (problem,) = conclude({}, environ=environ).problems
+    assert str(problem).startswith(says.format(folder=files.folder))
+
+
+def test_an_expired_certificate_is_warned_of_and_used(tmp_path: Path) -> None:
+    files = TlsFiles(tmp_path / "tls")
+    files.issue(days=(-3, -1))
+    own = {name.removeprefix("TRACKSIDE_"): value for name, value in files.settings(mutual=True).items()}
+    assert warnings(**own) == [f"Tls: clients will not take {files.certificate}: certificate has expired"]
+
+
+def test_keys_of_a_section_stand_inside_it_in_a_file(tmp_path: Path) -> None:
+    files = TlsFiles(tmp_path / "tls")
+    section = {"CertificateFile": str(files.certificate), "key_file": str(files.key)}
+    assert settings({"StreamApiConfig": {"tls": section}}).tls_key == str(files.key)
+    (problem,) = conclude({"Tls": "on"}, environ=NOBODY).problems
+    assert str(problem) == "Tls = 'on': must be a JSON object {...} (argument)"
