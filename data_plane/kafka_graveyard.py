@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from trackside.data_plane.dead_letters import DeadLetter, DeadLetterFile, now_text
+from trackside.data_plane.dead_letters import DeadLetter, DeadLetterFile, DeadLettersFull, now_text
 from trackside.data_plane.kafka_config import IDENTITY_HEADER
 from trackside.data_plane.kafka_queue import Chunk, Headers, PartitionQueue, RecordProgress
 from trackside.data_plane.worker import log_line
@@ -14,6 +14,9 @@ __all__ = ["Graveyard"]
 
 STUCK_SECONDS = 10.0
 """A dead-letter topic that cannot be had for this long while the broker answers: the file takes the letter."""
+
+RETRY_SECONDS = 1.0
+"""After a failure of the file: the letter waits, and with it its topic, and nobody else."""
 
 OnBuried = Callable[[PartitionQueue, DeadLetter], None]
 
@@ -27,6 +30,9 @@ class Graveyard:
     def __init__(self, queue: PartitionQueue, file: DeadLetterFile, on_buried: OnBuried) -> None:
         self.queue = queue
         self.filed = 0
+        self.given_up = 0
+        self.file_failures = 0
+        self._said = ""
         self._file = file
         self._on_buried = on_buried
 
@@ -38,18 +44,45 @@ class Graveyard:
             self.queue.progress_at = time.monotonic()
         self.queue.waiting.append(chunk)
 
-    def file_head(self, why: str) -> None:
-        """The letter at the head goes to the file instead; blocks until the device has it."""
+    def file_head(self, why: str) -> bool:
+        """The letter at the head goes to the file instead; blocks until the device has it. False: the disk does not
+        take it now, and it has to be tried again. A letter that a full file does not take is given up."""
         burial = self.queue.waiting[0].owner
         assert isinstance(burial, _Burial)
-        log_line("error", "kafka", "dead letter to file", path=str(self._file.path), reason=why)
-        self._file.append(burial.letter)
-        self.filed += 1
+        try:
+            self._file.append([burial.letter])
+        except DeadLettersFull as full:
+            self.given_up += 1
+            self._say("dead letter given up", topic=burial.letter.topic, reason=str(full))
+        except OSError as error:
+            self.file_failures += 1
+            self.queue.retry_at = time.monotonic() + RETRY_SECONDS
+            self._say("dead letter waits for its file", path=str(self._file.path), reason=str(error))
+            return False
+        else:
+            self.filed += 1
+            self._said = ""
+            log_line("error", "kafka", "dead letter to file", path=str(self._file.path), reason=why)
+        return True
+
+    def _say(self, event: str, **fields: str) -> None:
+        """Once, until something else happens: the count says how often."""
+        if self._said != event:
+            self._said = event
+            log_line("error", "kafka", event, **fields)
+
+    def statistics(self) -> dict[str, int]:
+        return {
+            "dead_letter_file": self.filed,
+            "dead_letters_given_up": self.given_up,
+            "dead_letter_file_failures": self.file_failures,
+        }
 
     def stuck(self, now: float) -> bool:
         """Whether the letter at the head has waited long enough for its topic."""
         queue = self.queue
-        return bool(queue.waiting) and not queue.sent and now - queue.progress_at > STUCK_SECONDS
+        waits = bool(queue.waiting) and not queue.sent and now >= queue.retry_at
+        return waits and now - queue.progress_at > STUCK_SECONDS
 
 
 class _Burial:

@@ -161,8 +161,8 @@ class KafkaLogWriter:
         return min(self._packet_bytes_max, limit - ENVELOPE_BYTES)
 
     def statistics(self) -> Mapping[str, int]:
-        """Also: ``repeats`` packets sent again, ``clients`` replaced, ``topics_created``, ``dead_letter_file``."""
-        return {**self._count, "topics_created": self._topics.created, "dead_letter_file": self._graveyard.filed}
+        """Also: ``repeats`` packets sent again, ``clients`` replaced, ``topics_created``, and the graveyard's."""
+        return {**self._count, "topics_created": self._topics.created, **self._graveyard.statistics()}
 
     def close(self, timeout_seconds: float) -> bool:
         deadline = time.monotonic() + timeout_seconds
@@ -409,8 +409,8 @@ class KafkaLogWriter:
         """The packet at the head of ``queue`` can never be stored: to the dead letters with it."""
         graveyard = self._graveyard
         if queue is graveyard.queue:
-            graveyard.file_head(f"the dead-letter topic refuses it, too: {reason}")
-            self._pass_one(queue, refused=False)
+            if graveyard.file_head(f"the dead-letter topic refuses it, too: {reason}"):
+                self._pass_one(queue, refused=False)
             return 1
         queue.burying = True
         queue.progress_at = time.monotonic()
@@ -437,8 +437,8 @@ class KafkaLogWriter:
                 self._topics.doubt(queue.partition.topic)
         self._dirty |= self._busy
         if self._graveyard.stuck(now) and self._health.answers:
-            self._graveyard.file_head("the dead-letter topic cannot be had")
-            self._pass_one(self._graveyard.queue, refused=False)
+            if self._graveyard.file_head("the dead-letter topic cannot be had"):
+                self._pass_one(self._graveyard.queue, refused=False)
         self._get_over_trouble(now)
         if now >= self._limits_at and self._health.answers:
             self._limits_at = now + LIMITS_SECONDS

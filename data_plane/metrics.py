@@ -218,6 +218,14 @@ WRITER_STATISTICS = {
     "dead_letter_file": _counter(
         "trackside_log_dead_letter_file_total", "Dead letters that no topic took: they are in the file."
     ),
+    "dead_letters_given_up": _counter(
+        "trackside_log_dead_letters_given_up_total",
+        "Dead letters that no topic took and for which the file had no room: these packets are lost.",
+    ),
+    "dead_letter_file_failures": _counter(
+        "trackside_log_dead_letter_file_failures_total",
+        "Times that the file could not be written; the letter is tried again, and its topic waits. Look at the disk.",
+    ),
     "torn_tails": _counter("trackside_log_torn_tails_total", "Half-written batches cut when a partition was opened."),
     "damaged": _counter("trackside_log_damaged_total", "Damaged places found when a partition was opened to write."),
     "gaps": _counter("trackside_log_gaps_total", "Offsets left out after a reboot, so that none is used twice."),

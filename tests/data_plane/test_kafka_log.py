@@ -28,7 +28,7 @@ from log_contract import (
     see_topic,
 )
 
-from trackside.data_plane.dead_letters import DeadLetter
+from trackside.data_plane.dead_letters import DeadLetter, DeadLetterFile
 from trackside.data_plane.kafka_log import KafkaLogReader, KafkaLogWriter
 from trackside.data_plane.kafka_topics import KafkaTopics
 from trackside.data_plane.log import LogConfigurationError, Partition, Watermarks
@@ -195,6 +195,35 @@ class TestRefusals:
         letter = msgspec.json.decode(line, type=DeadLetter)
         assert (letter.topic, letter.partition, letter.packet) == (topic, 1, 11)
         assert (letter.key, letter.value) == (b"k", packets[11])
+
+    def test_a_dead_letter_waits_for_its_file_and_holds_up_its_topic_alone(self, log: KafkaUnderTest) -> None:
+        topic, other, packets = log.topic("small"), log.topic("other"), self.packets()
+        for name in (topic, log.dead_letters):
+            log.broker.create_topic(name, PARTITIONS, {"max.message.bytes": "3000"})
+        in_the_way = Path(log.settings.data_dir) / "dead-letters"
+        in_the_way.write_text("no folder")
+        feed = Feed(log.writer())
+        others = Feed(feed.writer, OTHER_RING)
+        feed.append(record(packets, Route(topic, 1, b"k")))
+        drive(lambda: feed.writer.statistics()["dead_letter_file_failures"] > 1, feed.writer, what="two tries")
+        others.append_logged(record(numbered(0, 50), Route(other, 0, b"k")))
+        assert feed.writer.logged(RING) == 0
+        in_the_way.unlink()
+        log_all(feed.writer, RING, feed.position)
+        assert plain_values(log.broker, topic, 1) == packets[:11] + packets[12:]
+        assert [letter.packet for _, letter in DeadLetterFile(in_the_way).letters()] == [11]
+
+    def test_a_dead_letter_that_a_full_file_does_not_take_is_counted(self, log: KafkaUnderTest) -> None:
+        topic, packets = log.topic("small"), self.packets()
+        for name in (topic, log.dead_letters):
+            log.broker.create_topic(name, PARTITIONS, {"max.message.bytes": "3000"})
+        feed = Feed(log.writer())
+        feed.writer._graveyard._file = DeadLetterFile(Path(log.settings.data_dir) / "dead-letters", bytes_max=1000)
+        feed.append_logged(record(packets, Route(topic, 1, b"k")))
+        assert plain_values(log.broker, topic, 1) == packets[:11] + packets[12:]
+        assert [refusal.packet for refusal in feed.writer.refusals()] == [11]
+        statistics = feed.writer.statistics()
+        assert (statistics["dead_letters_given_up"], statistics["dead_letter_file"]) == (1, 0)
 
     def test_many_refusals_among_many_packets(self, log: KafkaUnderTest) -> None:
         topic = log.topic("small")
