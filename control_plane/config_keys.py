@@ -231,6 +231,11 @@ BEHAVIOUR = (
         "live feed and catches up from the log.", setting="reader_buffer_bytes",
     ),
     Key(
+        "WhenSlow", Choice(("CatchUp", "Skip", "End")), "CatchUp", "What becomes of a reader that left the live feed: it "
+        "gets everything, late; it goes on at the live end; or its stream ends with RESOURCE_EXHAUSTED. A call says "
+        "otherwise with the metadata `trackside-when-slow`.", setting="when_slow",
+    ),
+    Key(
         "StreamStartStopPackets", Switch(), False, "On: a session that begins or ends through this server says so on "
         "its streams, with StreamStarted and StreamStopped packets.", setting="stream_start_stop_packets",
     ),

@@ -180,6 +180,16 @@ READERS_STATISTICS = {
     ),
     "gaps": _counter("trackside_gateway_gaps_total", "Times that a reader missed a live frame and asked for it."),
     "slow": _counter("trackside_gateway_slow_total", "Times that a reader was too slow for the live feed and left it."),
+    "skips": _counter(
+        "trackside_gateway_skips_total", "Times that a slow reader went on at the live end, as it wanted (WhenSlow)."
+    ),
+    "skipped": _counter(
+        "trackside_gateway_skipped_total",
+        "Entries of the log that it passed by then, those of other sessions included.",
+    ),
+    "overruns": _counter(
+        "trackside_gateway_overruns_total", "Reads that ended because they were slow, as they wanted (WhenSlow)."
+    ),
     "jumps": _counter(
         "trackside_gateway_jumps_total", "Times that a reader met another log than before and began anew."
     ),

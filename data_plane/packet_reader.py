@@ -2,7 +2,7 @@
 
 How a read ends: a client's cancellation frees everything at once; CloseConnection ends it with OK after what is in
 hand; ReadEssentials on a connection without a session ends at the end of the topic as it was at the call; a draining
-server ends it with UNAVAILABLE.
+server ends it with UNAVAILABLE; one that is too slow and wanted to be ended then, with RESOURCE_EXHAUSTED.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ from trackside.data_plane.metrics import LOGGED_TO_SENT, GatewayCounters, latenc
 from trackside.data_plane.peer import LogUnavailable, Peer
 from trackside.data_plane.read_plan import NothingToRead, ReadPlan, Start
 from trackside.data_plane.reader_metrics import ReaderMetrics
-from trackside.data_plane.reading import FILTERS_MAX, RESPONSE_BYTES_MAX, Reader, Tally
+from trackside.data_plane.reading import FILTERS_MAX, RESPONSE_BYTES_MAX, Reader, Tally, WhenSlow
 from trackside.data_plane.routing import BadName, Routing
+from trackside.data_plane.slow_reads import BadChoice, end_slow, tell_skipped, watch, when_slow_of
 from trackside.data_plane.spec import Settings
 
 __all__ = ["LookUp", "PacketReader"]
@@ -56,6 +57,7 @@ class _Read:
 
     def __init__(self, connection: int) -> None:
         self.connection = connection
+        self.when_slow = WhenSlow.CATCH_UP
         self.reader: Reader | None = None
         self.watched: str | None = None  # the data source whose topics are followed for it
         self.closed = False  # its connection was closed
@@ -69,6 +71,7 @@ class PacketReader:
         self._routing = routing
         self._settings = settings
         self._look_up = look_up
+        self._worker = peer.worker
         self._count = counters
         counters.readers.set(0)  # those of a predecessor went with it
         table = peer.worker.counters
@@ -98,8 +101,9 @@ class PacketReader:
         await self._serve(call, "request.connection", context, open_reader)
 
     async def read_essentials(self, request: bytes, context: Context) -> None:
+        """Definitions are not skipped unless the call itself wants that."""
         call = api_pb2.ReadEssentialsRequest.FromString(request)
-        await self._serve(call, "connection", context, self._open_essentials)
+        await self._serve(call, "connection", context, self._open_essentials, WhenSlow.CATCH_UP)
 
     def on_connection_closed(self, connection: int) -> None:
         """End its readers with OK, after what is in hand. Called for every closed connection, known here or not."""
@@ -122,6 +126,7 @@ class PacketReader:
         field: str,
         context: Context,
         open_reader: Callable[[_Read, api_pb2.ConnectionDetails], Awaitable[None]],
+        when_slow: WhenSlow | None = None,
     ) -> None:
         if not call.HasField("connection"):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"{field}: missing; make one with NewConnection")
@@ -129,11 +134,16 @@ class PacketReader:
         # Before the look-up: a connection that is closed after it was found ends this read, too.
         self._by_connection[read.connection].add(read)
         try:
+            read.when_slow = when_slow_of(context, when_slow or WhenSlow(self._settings.when_slow))
             details = await self._look_up(read.connection)
             if details is not None:
                 await open_reader(read, details)
                 await self._send(read, context)
-        except (_BadRead, BadName, NothingToRead) as error:
+        except asyncio.CancelledError:
+            if read.reader is None or not read.reader.is_overrun:
+                raise
+            await end_slow(read.reader, self._worker, read.connection, context)
+        except (_BadRead, BadChoice, BadName, NothingToRead) as error:
             await self._refuse(grpc.StatusCode.INVALID_ARGUMENT, error, context)
         except _TooMuch as error:
             await self._refuse(grpc.StatusCode.RESOURCE_EXHAUSTED, error, context)
@@ -153,6 +163,12 @@ class PacketReader:
         if read.closed:
             self._peer.readers.end(reader)
         self._count.readers.set(len(self._peer.readers))
+        try:
+            await self._respond(reader, context)
+        finally:
+            tell_skipped(reader, self._worker, read.connection, context)
+
+    async def _respond(self, reader: Reader, context: Context) -> None:
         batching = self._settings.batching_responses
         while True:
             if not reader.pending:
@@ -216,8 +232,9 @@ class PacketReader:
         if filter_spec is not None and not self._peer.readers.takes(filter_spec):
             raise _TooMuch(f"{FILTERS_MAX} different filters are in use here; share one, or end another read")
         read.reader = self._peer.readers.open(
-            key=_key_of(details), filter_spec=filter_spec, tally_of=tally_of, group=group
+            key=_key_of(details), filter_spec=filter_spec, tally_of=tally_of, group=group, when_slow=read.when_slow
         )
+        watch(read.reader, self._worker, read.connection)
         return read.reader
 
     # -- what a connection wants --------------------------------------------------------------------------------------

@@ -13,6 +13,9 @@ its next-offset on. Hand-over from past to live, a consumer's restart, a slow re
 
 What a reader has unsent stays below its buffer and one frame, however many partitions it reads and whoever else reads
 them: it asks for no more than it has room for, and takes nothing while it is full.
+
+A place that has been at the live end and then finds no room has a slow reader. What that means is the reader's choice:
+``WhenSlow``.
 """
 
 from __future__ import annotations
@@ -32,7 +35,17 @@ from trackside.data_plane.link import FilterSpec, ForgetFilter, Leave, Mark, Mes
 from trackside.data_plane.log import END, Partition
 from trackside.data_plane.spec import Settings
 
-__all__ = ["FILTERS_MAX", "RESPONSE_BYTES_MAX", "Chunk", "Place", "PlaceState", "Reader", "Readers", "Tally"]
+__all__ = [
+    "FILTERS_MAX",
+    "RESPONSE_BYTES_MAX",
+    "Chunk",
+    "Place",
+    "PlaceState",
+    "Reader",
+    "Readers",
+    "Tally",
+    "WhenSlow",
+]
 
 RESPONSE_BYTES_MAX = (4 << 20) - 512
 """A response stays under gRPC's default of 4 MiB (A2), with room for what another encoder might add."""
@@ -84,13 +97,36 @@ class PlaceState(enum.Enum):
     PAUSED = enum.auto()
 
 
+class WhenSlow(enum.Enum):
+    """What becomes of a reader that does not keep up with the live end. Values are those of the configuration."""
+
+    CATCH_UP = "CatchUp"  # it gets all of it, at its own pace
+    SKIP = "Skip"  # it gets what waits for it already, and then goes on at the live end
+    END = "End"  # its stream ends
+
+
 class Place:
     """One reader in one partition. ``next_offset`` only grows while ``log`` stays the same.
 
-    ``last`` is the newest chunk that is not sent, where a consumer group has to know that.
+    ``last`` is the newest chunk that is not sent, where a consumer group has to know that. ``skips`` says that it goes on
+    at the live end when its reader has sent everything; ``skipped_from`` is where it was when that was asked for.
     """
 
-    __slots__ = ("known", "label", "last", "log", "next_offset", "partition", "reader", "state", "tally", "until")
+    __slots__ = (
+        "has_been_live",
+        "known",
+        "label",
+        "last",
+        "log",
+        "next_offset",
+        "partition",
+        "reader",
+        "skipped_from",
+        "skips",
+        "state",
+        "tally",
+        "until",
+    )
 
     def __init__(self, reader: Reader, partition: Partition, label: str, offset: int, until: int | None) -> None:
         self.reader = reader
@@ -102,6 +138,9 @@ class Place:
         self.last: Chunk | None = None
         self.state = PlaceState.PAUSED
         self.known = False  # to the consumer, which has to be told when it is wanted no more
+        self.has_been_live = False  # until then it is in the past because it wanted to
+        self.skips = False
+        self.skipped_from: int | None = None
         self.tally = reader.tally_of(label) if reader.tally_of is not None else None
 
     @property
@@ -114,7 +153,7 @@ class Reader:
 
     ``key`` is the session filter on the Kafka key (None: every session). ``on_frame`` replaces the byte buffer for
     readers inside the server (folds), which want frames as they are. ``tally_of`` gives who counts a stream. ``member``
-    is told what was sent.
+    is told what was sent. ``on_slow`` is called when ``when_slow`` has ended the reader, or made it skip something.
     """
 
     def __init__(
@@ -126,6 +165,7 @@ class Reader:
         on_frame: Callable[[Frame, int, bool], None] | None = None,
         tally_of: Callable[[str], Tally] | None = None,
         member: Member | None = None,
+        when_slow: WhenSlow = WhenSlow.CATCH_UP,
     ) -> None:
         self.number = number
         self.key = key
@@ -135,6 +175,11 @@ class Reader:
         self.on_frame = on_frame
         self.tally_of = tally_of
         self.member = member
+        self.when_slow = when_slow
+        self.on_slow: Callable[[], None] | None = None
+        self.is_overrun = False  # ended because it was slow
+        self.skips = 0  # times that a place went on at the live end
+        self.skipped = 0  # entries of the log that were passed by then, whoever they were for
         self.places: dict[Partition, Place] = {}
         self.promised: set[Place] = set()  # their slices are on the way and may bring something
         self.waiting: dict[Place, None] = {}  # for room, in line
@@ -158,6 +203,11 @@ class Reader:
     def has_room(self) -> bool:
         """For one more slice."""
         return self.pending_bytes + (len(self.promised) + 1) * self.slice_bytes <= self.buffer_bytes
+
+    @property
+    def is_stuffed(self) -> bool:
+        """No room even if nothing were on the way."""
+        return self.pending_bytes + self.slice_bytes > self.buffer_bytes
 
     def push(self, chunk: Chunk) -> None:
         self.pending.append(chunk)
@@ -225,6 +275,9 @@ class Readers:
         self.groups = GroupProgress(epoch, consumer_of)
         self.gaps = 0  # slices asked for because a frame began beyond a reader
         self.slow = 0  # places that left the live feed because their reader was full
+        self.skips = 0  # times that a place of a slow reader went on at the live end
+        self.skipped = 0  # entries of the log that they passed by
+        self.overruns = 0  # readers that ended because they were slow
         self.jumps = 0  # times that a place met another log
 
     def __len__(self) -> int:
@@ -242,6 +295,9 @@ class Readers:
             "paused_places": states[PlaceState.PAUSED],
             "gaps": self.gaps,
             "slow": self.slow,
+            "skips": self.skips,
+            "skipped": self.skipped,
+            "overruns": self.overruns,
             "jumps": self.jumps,
             "uncommitted": self.groups.uncommitted,
         }
@@ -256,6 +312,7 @@ class Readers:
         on_frame: Callable[[Frame, int, bool], None] | None = None,
         tally_of: Callable[[str], Tally] | None = None,
         group: str = "",
+        when_slow: WhenSlow = WhenSlow.CATCH_UP,
     ) -> Reader:
         """A reader of nothing yet; :meth:`join` gives it partitions. With a filter only after :meth:`takes`.
 
@@ -263,7 +320,7 @@ class Readers:
         """
         number = number_of(self._epoch, next(self._numbers))
         member = self.groups.join(group) if group else None
-        reader = Reader(number, key, filter_spec, self._settings, on_frame, tally_of, member)
+        reader = Reader(number, key, filter_spec, self._settings, on_frame, tally_of, member, when_slow)
         self._readers[number] = reader
         if filter_spec is not None:
             self._use(filter_spec, reader)
@@ -384,6 +441,7 @@ class Readers:
         place.reader.jumps += 1
         self.jumps += 1
         place.next_offset = 0
+        place.skipped_from = None
         if place.state is PlaceState.PAST:
             place.state = PlaceState.LIVE  # so that the gap, if there is one, is asked for
         if place.reader.on_frame is not None:
@@ -401,15 +459,17 @@ class Readers:
             return
         if place.next_offset == END:
             place.next_offset = end.next_offset
-            place.reader.pass_by(place, place.log, end.next_offset)  # the past is not wanted, next time neither
+            self._count_skipped(place)
+            place.reader.pass_by(place, place.log, place.next_offset)  # the past is not wanted, next time neither
         if end.live and place.next_offset >= end.next_offset:
             place.state = PlaceState.LIVE
+            place.has_been_live = True
             self._keep_promise(place)
         else:  # more to come; or a frame of this slice was of no use, or did not come
             self._want(place)
 
     def on_mark(self, mark: Mark) -> None:
-        for place in self._places.get((mark.partition, mark.label), {}).values():
+        for place in list(self._places.get((mark.partition, mark.label), {}).values()):
             if place.state is PlaceState.LIVE and place.next_offset < mark.end:
                 self.gaps += 1
                 self._want(place)
@@ -420,10 +480,10 @@ class Readers:
             if self._consumer_of(spec.data_source) is consumer:
                 consumer.send(spec)
         self.groups.on_successor(consumer)
-        for (partition, _), places in self._places.items():
+        for (partition, _), places in list(self._places.items()):
             if self._consumer_of(partition.topic) is not consumer:
                 continue
-            for place in places.values():
+            for place in list(places.values()):
                 place.known = False
                 self._want(place)
 
@@ -442,8 +502,44 @@ class Readers:
             return
         reader.waiting[place] = None
         self._ask_waiting(reader)
+        if place.state is PlaceState.PAUSED and place.has_been_live and reader.is_stuffed:
+            self._on_slow(place)
         if was_live and place.state is PlaceState.PAUSED:
             self._leave(place)
+
+    def _on_slow(self, place: Place) -> None:
+        """It has been at the live end, and its reader has no room for more. A finite read is of the past, and waits."""
+        reader = place.reader
+        if place.until is not None or reader.closed:
+            return
+        if reader.when_slow is WhenSlow.SKIP:
+            place.skips = True
+        elif reader.when_slow is WhenSlow.END:
+            self.overruns += 1
+            reader.is_overrun = True
+            self.end(reader)
+            reader.drop_pending()
+            if reader.on_slow is not None:
+                reader.on_slow()
+
+    def _count_skipped(self, place: Place) -> None:
+        """It is known now where the live end is that a slow reader goes on at.
+
+        The end of an older slice may be taken for that, said by a consumer that died; nobody goes back for it.
+        """
+        if place.skipped_from is None:
+            return
+        reader, skipped = place.reader, place.next_offset - place.skipped_from
+        place.next_offset = max(place.next_offset, place.skipped_from)
+        place.skipped_from = None
+        if skipped <= 0:
+            return
+        reader.skips += 1
+        reader.skipped += skipped
+        self.skips += 1
+        self.skipped += skipped
+        if reader.on_slow is not None:
+            reader.on_slow()
 
     def _keep_promise(self, place: Place) -> None:
         """The slice has come: the room that it did not use is for others."""
@@ -451,10 +547,16 @@ class Readers:
         self._ask_waiting(place.reader)
 
     def _ask_waiting(self, reader: Reader) -> None:
-        while reader.waiting and reader.has_room and not reader.closed:
+        while reader.waiting and not reader.closed:
             place = next(iter(reader.waiting))
+            if reader.pending if place.skips else not reader.has_room:
+                return
             del reader.waiting[place]
-            reader.promised.add(place)
+            if place.skips:
+                place.skips = False
+                place.skipped_from, place.next_offset = place.next_offset, END
+            else:
+                reader.promised.add(place)
             self._ask(place)
 
     def _ask(self, place: Place) -> None:

@@ -47,6 +47,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     write_wait_seconds: float = 5.0
     max_packet_bytes: int = 4 * MIB - 64 * KIB
     reader_buffer_bytes: int = 4 * MIB
+    when_slow: Literal["CatchUp", "Skip", "End"] = "CatchUp"
     metrics_per_connection: bool = True
     stream_start_stop_packets: bool = False
     node_number: int | None = None  # None: any that no other server on this log has

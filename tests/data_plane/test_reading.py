@@ -16,7 +16,7 @@ from ma.streaming.open_data.v1.open_data_pb2 import Packet
 from trackside.data_plane.frame import Frame, decode_frame, encode_frame, frames_of
 from trackside.data_plane.link import FilterSpec, ForgetFilter, Leave, Mark, Message, Slice, SliceEnd
 from trackside.data_plane.log import END, Partition, Run
-from trackside.data_plane.reading import Chunk, Place, PlaceState, Reader, Readers
+from trackside.data_plane.reading import Chunk, Place, PlaceState, Reader, Readers, WhenSlow
 from trackside.data_plane.spec import Settings
 
 PARTITION = Partition("Car", 0)
@@ -333,3 +333,164 @@ def test_a_filter_is_said_before_its_first_use_and_taken_back_after_its_last() -
     kinds = [type(request) for request in consumer.requests]
     assert kinds == [FilterSpec] + [Slice] * 4 + [Leave] * 4 + [ForgetFilter]
     assert consumer.requests[0].epoch == 1
+
+
+# -- readers that are too slow ----------------------------------------------------------------------------------------
+
+
+def open_slow(when_slow: WhenSlow) -> tuple[Log, Consumer, Readers, Reader]:
+    """A live reader whose buffer four packets fill."""
+    log, consumer, _ = make()
+    readers = small_buffer(consumer, 10)
+    log.keys = [0] * 4
+    reader = readers.open(when_slow=when_slow)
+    readers.join(reader, PARTITION, 0)
+    readers.on_slice_end(SliceEnd(reader.number, *PARTITION, 0, True))
+    consumer.requests.clear()
+    return log, consumer, readers, reader
+
+
+def test_a_slow_reader_that_skips_gets_what_waits_and_then_the_live_end() -> None:
+    log, consumer, readers, reader = open_slow(WhenSlow.SKIP)
+    told: list[int] = []
+    reader.on_slow = lambda: told.append(reader.skipped)
+    readers.on_frame(log.frames(0, 4)[0])
+    assert [type(request) for request in consumer.requests] == [Leave]
+    log.keys += [0] * 6
+    readers.on_frame(log.frames(4, 10)[0])
+    assert numbers_of(reader) == [0, 1, 2, 3] and readers.skips == 0
+    readers.sent(reader)
+    assert isinstance(consumer.requests[-1], Slice) and consumer.requests[-1].offset == END
+    readers.on_slice_end(SliceEnd(reader.number, *PARTITION, 10, True))
+    log.keys += [0]
+    readers.on_frame(log.frames(10, 11)[0])
+    assert numbers_of(reader) == [10]
+    assert (reader.skips, reader.skipped, told) == (1, 6, [6])
+    assert readers.statistics()["skips"] == 1 and readers.statistics()["skipped"] == 6
+
+
+def test_a_reader_that_skips_goes_on_when_everything_is_sent_and_not_before() -> None:
+    """Else it would get many small pieces of the past, and never be near the live end."""
+    log, consumer, readers, reader = open_slow(WhenSlow.SKIP)
+    for start in range(4):
+        readers.on_frame(log.frames(start, start + 1)[0])
+    consumer.requests.clear()
+    reader.pending.append(reader.pending[-1])  # one response does not carry everything
+    reader.take()
+    reader.push(Chunk(reader.places[PARTITION], b"rest", 1, 0, b"log", 4))
+    readers.sent(reader)
+    assert not consumer.requests
+
+
+def test_a_skip_that_meets_a_successor_is_asked_of_it_too() -> None:
+    log, consumer, readers, reader = open_slow(WhenSlow.SKIP)
+    readers.on_frame(log.frames(0, 4)[0])
+    numbers_of(reader)
+    readers.sent(reader)
+    consumer.requests.clear()
+    readers.on_successor(consumer)
+    assert [request.offset for request in consumer.requests if isinstance(request, Slice)] == [END]
+    readers.on_slice_end(SliceEnd(reader.number, *PARTITION, 9, True))
+    assert reader.skipped == 5
+
+
+def test_a_slow_reader_that_ends_is_told_once_and_keeps_nothing() -> None:
+    log, consumer, readers, reader = open_slow(WhenSlow.END)
+    told: list[bool] = []
+    reader.on_slow = lambda: told.append(reader.is_overrun)
+    readers.on_frame(log.frames(0, 4)[0])
+    assert told == [True] and reader.closed and not reader.pending and reader.pending_bytes == 0
+    assert [type(request) for request in consumer.requests] == [Leave]
+    readers.on_frame(log.frames(0, 4)[0])
+    readers.close(reader)
+    assert told == [True] and readers.overruns == 1 and len(readers) == 0
+
+
+@pytest.mark.parametrize("when_slow", [WhenSlow.SKIP, WhenSlow.END])
+def test_who_reads_the_past_is_not_slow(when_slow: WhenSlow) -> None:
+    """It has not been at the live end: it is behind because it wanted to be."""
+    log, consumer, _ = make()
+    readers = small_buffer(consumer, 10)
+    log.keys = [0] * 8
+    reader = readers.open(when_slow=when_slow)
+    readers.join(reader, PARTITION, 0)
+    readers.on_frame(log.frames(0, 4)[0])
+    readers.on_slice_end(SliceEnd(reader.number, *PARTITION, 4, False))
+    numbers_of(reader)
+    readers.sent(reader)
+    assert isinstance(consumer.requests[-1], Slice) and consumer.requests[-1].offset == 4
+    assert not reader.closed and readers.skips == readers.overruns == 0
+
+
+@pytest.mark.parametrize("when_slow", [WhenSlow.SKIP, WhenSlow.END])
+def test_who_misses_a_frame_and_has_room_is_not_slow(when_slow: WhenSlow) -> None:
+    log, consumer, readers, reader = open_slow(when_slow)
+    reader.buffer_bytes, reader.slice_bytes = 800, 100
+    log.keys = [0] * 3
+    readers.on_mark(Mark(*PARTITION, "", 3))
+    assert [request.offset for request in consumer.requests if isinstance(request, Slice)] == [0]
+    readers.on_frame(log.frames(0, 1)[0])
+    readers.on_slice_end(SliceEnd(reader.number, *PARTITION, 3, True))
+    assert not reader.closed and readers.skips == readers.overruns == 0
+
+
+@pytest.mark.parametrize("when_slow", list(WhenSlow))
+def test_who_misses_a_frame_and_never_reads_is_slow(when_slow: WhenSlow) -> None:
+    """Frames can be lost on the way, too; that must not be a way around."""
+    log, _, readers, reader = open_slow(when_slow)
+    for start in range(2):
+        readers.on_frame(log.frames(start, start + 1)[0])
+    size = reader.pending_bytes
+    reader.buffer_bytes, reader.slice_bytes = size, 1
+    readers.on_mark(Mark(*PARTITION, "", 4))
+    assert reader.closed == (when_slow is WhenSlow.END)
+    assert reader.places[PARTITION].skips == (when_slow is WhenSlow.SKIP)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_a_reader_that_skips_did_not_get_is_what_it_was_told(seed: int) -> None:
+    """Whatever happens on the way: each entry once and in order, or counted as skipped."""
+    chooser = random.Random(seed)
+    log = Log()
+    consumer = Consumer(log)
+    settings = msgspec.structs.replace(Settings(), reader_buffer_bytes=chooser.choice([30, 200]))
+    readers = Readers(1, lambda _: consumer, settings)
+    reader = readers.open(when_slow=WhenSlow.SKIP)
+    readers.join(reader, PARTITION, 0)
+    got: list[int] = []
+    for _ in range(600):
+        action = chooser.random()
+        if action < 0.4:
+            log.keys += [0] * chooser.randrange(1, 5)
+        elif action < 0.42:
+            killed, consumer = consumer, Consumer(log)
+            readers.on_successor(consumer)
+            while killed.requests and chooser.random() < 0.5:
+                killed.answer(readers, chooser)
+        elif action < 0.7 and consumer.requests:
+            consumer.answer(readers, chooser)
+        elif action < 0.9:
+            consumer.serve_live(readers, chooser)
+        else:
+            got += numbers_of(reader)
+            readers.sent(reader)
+    calm = random.Random(1)
+    for _ in range(1000):
+        if consumer.requests:
+            consumer.answer(readers, calm)
+        consumer.serve_live(readers, calm)
+        got += numbers_of(reader)
+        readers.sent(reader)
+    assert reader.places[PARTITION].state is PlaceState.LIVE
+    assert got == sorted(set(got)) and len(got) + reader.skipped == len(log.keys)
+
+
+def test_another_log_ends_a_skip() -> None:
+    log, _, readers, reader = open_slow(WhenSlow.SKIP)
+    readers.on_frame(log.frames(0, 4)[0])
+    numbers_of(reader)
+    readers.sent(reader)
+    new = Log(b"new")
+    new.keys = [0] * 3
+    readers.on_frame(new.frames(0, 3)[0])
+    assert numbers_of(reader) == [0, 1, 2] and reader.jumps == 1 and reader.skips == 0
