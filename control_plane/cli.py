@@ -235,6 +235,27 @@ def _top() -> click.Command:
     )
 
 
+def _doctor() -> click.Command:
+    def doctor(config: str | None, as_json: bool, **given: Any) -> int:
+        from trackside.control_plane.config import conclude
+        from trackside.control_plane.doctor import main as examine
+
+        return int(examine(conclude(config, flags=_flags_of(given)), as_json))
+
+    return _command(
+        doctor,
+        [*_setting_options(), click.Option(["--json", "as_json"], is_flag=True, help="For programs.")],
+        "Look at this machine as the server would find it: shared memory, limits, ports, cores, clock, folders, disk, "
+        "Kafka. Takes the options of `serve`, starts and changes nothing, and may run beside the server. Exit code 1 when "
+        "the server could not work.",
+        """
+        trackside doctor
+        trackside doctor --config AppConfig.json --gateways 4
+        trackside doctor --broker kafka:9092 --json
+        """,
+    )
+
+
 def _version() -> click.Command:
     def version() -> int:
         print(f"trackside {_version_text()}")
@@ -253,6 +274,7 @@ COMMANDS: dict[str, tuple[str, Callable[[], click.Command]]] = {
     "serve": ("Run the server.", _serve),
     "demo": ("See it work: a car, a server, a reader, and the proof that nothing is lost.", _demo),
     "top": ("Watch a server: processes, rings, rates, lags.", _top),
+    "doctor": ("Check this machine: is it fit for the server, and what to change.", _doctor),
     "check-config": ("Print the effective configuration and every error in it.", _check_config),
     "version": ("Print the version.", _version),
 }
