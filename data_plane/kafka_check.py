@@ -10,6 +10,7 @@ import sys
 from typing import Any
 
 import confluent_kafka.admin
+import msgspec
 from confluent_kafka import KafkaException
 
 from trackside.data_plane.kafka_config import admin_config, check_address, made

@@ -436,9 +436,9 @@ class KafkaLogWriter:
             elif (queue.in_flight or queue.sent) and now - queue.progress_at > STUCK_SECONDS and self._health.answers:
                 self._topics.doubt(queue.partition.topic)
         self._dirty |= self._busy
-        if self._graveyard.stuck(now) and self._health.answers:
-            if self._graveyard.file_head("the dead-letter topic cannot be had"):
-                self._pass_one(self._graveyard.queue, refused=False)
+        stuck = self._graveyard.stuck(now) and self._health.answers
+        if stuck and self._graveyard.file_head("the dead-letter topic cannot be had"):
+            self._pass_one(self._graveyard.queue, refused=False)
         self._get_over_trouble(now)
         if now >= self._limits_at and self._health.answers:
             self._limits_at = now + LIMITS_SECONDS
