@@ -222,6 +222,9 @@ class Call:
         self.aborted: tuple[grpc.StatusCode, str] | None = None
         self._on_write = on_write
 
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        return ()
+
     async def write(self, response: bytes) -> None:
         self.written += [r.packet.id for r in api_pb2.ReadPacketsResponse.FromString(response).response]
         self._on_write()
