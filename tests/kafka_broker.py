@@ -292,8 +292,47 @@ class KafkaBroker:
         admin = self._admin()
         admin.delete_records([place])[place].result(timeout=15)
 
+    def configure_topic(self, topic: str, config: Mapping[str, str]) -> None:
+        """Change settings of a topic that is in use. Returns when the broker tells the new ones."""
+        from confluent_kafka import admin as api
+
+        kind, set_ = api.ConfigResource.Type.TOPIC, api.AlterConfigOpType.SET
+        entries = [api.ConfigEntry(name, value, incremental_operation=set_) for name, value in config.items()]
+        admin, place = self._admin(), api.ConfigResource(kind, topic)
+        for answer in admin.incremental_alter_configs(
+            [api.ConfigResource(kind, topic, incremental_configs=entries)]
+        ).values():
+            answer.result(timeout=15)
+        deadline = time.monotonic() + 15
+        while True:
+            told = admin.describe_configs([place])[place].result(timeout=15)
+            if all(told[name].value == value for name, value in config.items()):
+                return
+            assert time.monotonic() < deadline, f"{topic} has not taken {config}"
+            time.sleep(0.02)
+
     def forbid_writing(self, topic: str) -> None:
         """``SASL_USER`` may do everything with ``topic`` but write to it."""
+        allow, deny = self._writing_rules(topic)
+        admin = self._admin()
+        for answer in admin.create_acls([allow, deny]).values():
+            answer.result(timeout=15)
+
+    def allow_writing(self, topic: str) -> None:
+        """Take back what ``forbid_writing`` forbade."""
+        from confluent_kafka import admin as api
+
+        _, deny = self._writing_rules(topic)
+        admin = self._admin()
+        gone = api.AclBindingFilter(
+            deny.restype, deny.name, deny.resource_pattern_type, deny.principal, deny.host, deny.operation,
+            deny.permission_type,
+        )  # fmt: skip
+        for answer in admin.delete_acls([gone]).values():
+            answer.result(timeout=15)
+
+    @staticmethod
+    def _writing_rules(topic: str) -> tuple[Any, Any]:
         from confluent_kafka import admin as api
 
         def entry(operation: Any, permission: Any) -> Any:
@@ -302,11 +341,10 @@ class KafkaBroker:
                 api.ResourceType.TOPIC, topic, pattern, f"User:{SASL_USER}", "*", operation, permission
             )
 
-        allow = entry(api.AclOperation.ALL, api.AclPermissionType.ALLOW)
-        deny = entry(api.AclOperation.WRITE, api.AclPermissionType.DENY)
-        admin = self._admin()
-        for answer in admin.create_acls([allow, deny]).values():
-            answer.result(timeout=15)
+        return (
+            entry(api.AclOperation.ALL, api.AclPermissionType.ALLOW),
+            entry(api.AclOperation.WRITE, api.AclPermissionType.DENY),
+        )
 
     def topics(self) -> dict[str, int]:
         """Topics and their partition counts."""

@@ -1,0 +1,156 @@
+"""What Kafka refuses for good while a server runs: the packet is a dead letter, and everything around it goes on."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from dead_letter_topic import headers_of, messages_in
+from kafka_broker import SASL_PASSWORD, SASL_USER, KafkaBroker
+from server import Client, Server, take, wait_until
+
+from ma.streaming.api.v1 import api_pb2
+from ma.streaming.open_data.v1.open_data_pb2 import Packet
+from trackside.data_plane.dead_letters import DeadLetter, DeadLetterFile
+
+pytestmark = pytest.mark.kafka
+
+LOGGED: dict[str, Any] = {"metadata": (("trackside-ack", "log"),)}
+SOURCE = "Car"
+
+
+@pytest.fixture
+def domain() -> str:
+    return f"Dead{uuid.uuid4().hex[:8]}"
+
+
+def write_all(client: Client, packets: Sequence[Packet], stream: str) -> None:
+    """In one call whose reply waits for the log."""
+    details = [
+        api_pb2.DataPacketDetails(message=packet, data_source=SOURCE, stream=stream, session_key="key")
+        for packet in packets
+    ]
+    requests = [api_pb2.WriteDataPacketsRequest(details=details[start : start + 7]) for start in range(0, 40, 7)]
+    client.writer.WriteDataPackets(iter(requests), timeout=60)
+
+
+def packets_with(large: int) -> list[Packet]:
+    """Forty, of which number 11 has so many bytes more, and is essential."""
+    return [
+        Packet(id=number, content=os.urandom(large if number == 11 else 300), is_essential=number == 11)
+        for number in range(40)
+    ]
+
+
+def numbers_of(client: Client, stream: str, count: int) -> list[int]:
+    connection = client.connect(SOURCE, streams=[stream], stream_offsets=[0], exclude_main_stream=True)
+    numbers = [response.packet.id for response in client.read(connection, count)]
+    client.connections.CloseConnection(api_pb2.CloseConnectionRequest(connection=connection), timeout=30)
+    return numbers
+
+
+def essentials_of(client: Client, count: int) -> list[int]:
+    connection = client.connect(SOURCE)
+    call = client.reader.ReadEssentials(api_pb2.ReadEssentialsRequest(connection=connection), timeout=60)
+    return [response.packet.id for response in take(call, count)]
+
+
+def letters_in_the_file(data_dir: Path) -> list[DeadLetter]:
+    return [letter for _, letter in DeadLetterFile(data_dir / "dead-letters").letters()]
+
+
+def lines_of(server: Server, event: str) -> list[str]:
+    return [line for line in server.log_text().splitlines() if f" {event} topic=" in line]
+
+
+ALL_BUT_THE_LARGE_ONE = [number for number in range(40) if number != 11]
+
+
+def test_a_topic_that_takes_less_than_before_and_one_that_is_gone(
+    make_server: Callable[..., Server], kafka_broker: KafkaBroker, domain: str
+) -> None:
+    """The limit is lowered under a running server, then that of the dead-letter topic, too; then the topic is deleted."""
+    server = make_server(broker=kafka_broker.address)
+    server.environment["TRACKSIDE_DOMAIN"] = domain
+    client = server.start().client()
+    topic, letters = f"{domain}.Data.{SOURCE}.s", f"{domain}.Sys.DeadLetter"
+    write_all(client, packets_with(large=300), "s")
+    kafka_broker.configure_topic(topic, {"max.message.bytes": "3000"})
+    packets = packets_with(large=5000)
+    write_all(client, packets, "s")
+    assert numbers_of(client, "s", 79) == [*range(40), *ALL_BUT_THE_LARGE_ONE]
+    assert essentials_of(client, 2) == [11, 11]
+    (message,) = messages_in(kafka_broker, letters)
+    assert (message.key(), Packet.FromString(message.value())) == (b"key", packets[11])
+    headers = headers_of(message)
+    assert "too large" in headers.pop("trackside-reason")
+    assert headers == {
+        "trackside-topic": topic,
+        "trackside-partition": "0",
+        "trackside-other-topic": f"{domain}.Essential.{SOURCE}:0",
+    }
+    assert len(lines_of(server, "dead letter")) == 1
+
+    kafka_broker.configure_topic(letters, {"max.message.bytes": "3000"})
+    write_all(client, packets, "s")
+    assert numbers_of(client, "s", 118) == [*range(40), *ALL_BUT_THE_LARGE_ONE, *ALL_BUT_THE_LARGE_ONE]
+    assert len(messages_in(kafka_broker, letters)) == 1
+    (letter,) = letters_in_the_file(server.data_dir)
+    assert (letter.place, letter.other) == ((topic, 0), f"{domain}.Essential.{SOURCE}:0")
+    assert Packet.FromString(letter.value) == packets[11]
+    assert len(lines_of(server, "dead letter")) == 2
+
+    kafka_broker.delete_topic(topic)
+    write_all(client, packets_with(large=300), "s")  # its reply waits for a log that has them: the topic was made again
+    assert numbers_of(client, "s", 40) == list(range(40))
+    assert len(letters_in_the_file(server.data_dir)) == 1
+    client.close()
+
+
+def test_a_topic_whose_right_to_write_was_taken_away(
+    make_server: Callable[..., Server], kafka_broker: KafkaBroker, domain: str
+) -> None:
+    """Its packets are dead letters as long as the right is missing; other topics of the same data source go on."""
+    server = make_server(broker=kafka_broker.sasl_address)
+    server.environment |= {
+        "TRACKSIDE_DOMAIN": domain,
+        "TRACKSIDE_SECURITY_SASL_USERNAME": SASL_USER,
+        "TRACKSIDE_SECURITY_SASL_PASSWORD": SASL_PASSWORD,
+        "TRACKSIDE_SECURITY_MECHANISM": "PLAIN",
+    }
+    client = server.start().client()
+    topic = f"{domain}.Data.{SOURCE}.s"
+    write_all(client, packets_with(large=300), "s")
+    kafka_broker.forbid_writing(topic)
+    wait_until(lambda: is_refused(client), "the broker refuses")
+    write_all(client, packets_with(large=300), "s")
+    write_all(client, packets_with(large=300), "t")
+    assert numbers_of(client, "t", 40) == list(range(40))
+    assert essentials_of(client, 3) == [11, 11, 11]
+    letters = messages_in(kafka_broker, f"{domain}.Sys.DeadLetter")[-40:]
+    assert [Packet.FromString(message.value()).id for message in letters] == list(range(40))
+    assert {headers_of(message)["trackside-topic"] for message in letters} == {topic}
+    assert headers_of(letters[11])["trackside-other-topic"] == f"{domain}.Essential.{SOURCE}:0"
+    kafka_broker.allow_writing(topic)
+    wait_until(lambda: not is_refused(client), "the broker takes again")
+    write_all(client, packets_with(large=300), "s")
+    assert [number for number in numbers_of(client, "s", 81) if number != PROBE][-40:] == list(range(40))
+    client.close()
+
+
+PROBE = 1000
+
+
+def is_refused(client: Client) -> bool:
+    """Whether a packet of the stream becomes a dead letter: a rule takes effect a moment after it was made."""
+    try:
+        client.write(SOURCE, Packet(id=PROBE), stream="s", session_key="key", **LOGGED)
+    except grpc.RpcError as error:
+        assert "is a dead letter" in error.details()
+        return True
+    return False
