@@ -128,12 +128,10 @@ def _serve() -> click.Command:
             raise CommandFailed(ExitCode.CONFIGURATION, "\n".join(map(str, conclusion.problems)))
         for note in conclusion.notes:
             print(f"note: {note}", file=sys.stderr)
-        for warning in conclusion.warnings:
-            print(f"warning: {warning}", file=sys.stderr)
 
         from trackside.control_plane.supervisor import run_server
 
-        return run_server(conclusion.settings)
+        return run_server(conclusion.settings, warnings=conclusion.warnings)
 
     return _command(
         serve,

@@ -17,7 +17,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -52,13 +52,18 @@ LEAVE_SECONDS = 2.0
 """What a process has for leaving when the bound has passed; it needs milliseconds."""
 
 
-def run_server(settings: Settings, *, banner: bool = True) -> int:
-    """Run a server until SIGTERM or SIGINT; returns an exit code. Blocks. Raises CommandFailed before it serves."""
+def run_server(settings: Settings, *, banner: bool = True, warnings: Sequence[str] = ()) -> int:
+    """Run a server until SIGTERM or SIGINT; returns an exit code. Blocks. Raises CommandFailed before it serves.
+
+    ``warnings`` about the settings are logged when nothing is in the way of the start.
+    """
     try:
         require_ordering()
     except UnsupportedMachine as error:
         raise CommandFailed(ExitCode.CONFIGURATION, str(error)) from None
     supervisor = Supervisor(settings, banner=banner)
+    for warning in warnings:
+        log_line("warn", "supervisor", "configuration", reason=warning)
     try:
         return supervisor.run()
     finally:
