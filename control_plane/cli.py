@@ -254,6 +254,48 @@ def _doctor() -> click.Command:
     )
 
 
+def _dead_letters() -> click.Command:
+    def dead_letters(
+        config: str | None,
+        resend: bool,
+        ids: tuple[str, ...],
+        topics: tuple[str, ...],
+        sent: bool,
+        as_json: bool,
+        **given: Any,
+    ) -> int:
+        from trackside.control_plane.config import conclude
+
+        conclusion = conclude(config, flags=_flags_of(given))
+        if conclusion.settings is None:
+            raise CommandFailed(ExitCode.CONFIGURATION, "\n".join(map(str, conclusion.problems)))
+
+        from trackside.control_plane.dead_letters import Choice, main
+
+        return int(main(conclusion.settings, Choice(ids, topics, sent), resend=resend, as_json=as_json))
+
+    return _command(
+        dead_letters,
+        [
+            _flag("--resend", "Send them again, through the running server."),
+            click.Option(["--id", "ids"], metavar="ID", multiple=True, help="Only this one; may be given again."),
+            click.Option(["--topic", "topics"], metavar="TOPIC", multiple=True, help="Only those of this topic."),
+            _flag("--sent", "List those that were sent again, too."),
+            click.Option(["--json", "as_json"], is_flag=True, help="For programs; a document a letter."),
+            *_setting_options(),
+        ],
+        "List packets that were accepted and that the log refused for good: when, where they belong, their key, size and "
+        "reason, and whether they lie in the dead-letter topic of Kafka or in the file of the data directory. With "
+        "--resend they are sent again; exit code 1 when the log refuses some once more. Takes the options of `serve`, to "
+        "find the same log and the same folders.",
+        """
+        trackside dead-letters --config AppConfig.json
+        trackside dead-letters --json --topic Car.fast
+        trackside dead-letters --resend --id 4f1c0a7be2d9
+        """,
+    )
+
+
 def _version() -> click.Command:
     def version() -> int:
         print(f"trackside {_version_text()}")
@@ -273,6 +315,7 @@ COMMANDS: dict[str, tuple[str, Callable[[], click.Command]]] = {
     "demo": ("See it work: a car, a server, a reader, and the proof that nothing is lost.", _demo),
     "top": ("Watch a server: processes, rings, rates, lags.", _top),
     "doctor": ("Check this machine: is it fit for the server, and what to change.", _doctor),
+    "dead-letters": ("List packets that the log refused, and send them again.", _dead_letters),
     "check-config": ("Print the effective configuration and every error in it.", _check_config),
     "version": ("Print the version.", _version),
 }

@@ -63,6 +63,13 @@ class LogPort(Protocol):
         is known to be away or no room was found within ``timeout`` seconds; then nothing was appended.
         """
 
+    async def append_again(self, topic: str, appends: Sequence[Append], timeout: float) -> dict[int, str] | None:
+        """Hand packets that were refused to the producer that owns ``topic``, in order, and wait for the log.
+
+        Returns the reasons of those that it refused again, by their places in ``appends``; None when all were accepted
+        and the log has yet to take some. Raises LogAway as :meth:`append`, ValueError for more than a ring takes.
+        """
+
     async def watermarks(self, partitions: Sequence[Partition], timeout: float) -> dict[Partition, Watermarks]:
         """Watermarks now; (0, 0) for a partition that does not exist. Raises LogAway."""
 

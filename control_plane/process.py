@@ -51,12 +51,20 @@ class LinkedLog:
         state = producer.log_state()
         if not state.available:
             raise LogAway(state.reason)
-        routes = [Route(*a.partition, a.key, a.essentials, a.identity, a.data_source) for a in appends]
-        record = Record(routes, list(range(len(appends))), [append.packet for append in appends])
         try:
-            await self._peer.append({producer: Parcel([record])}, timeout)
+            await self._peer.append({producer: Parcel([_record(appends)])}, timeout)
         except (RingFull, LogUnavailable) as error:
             raise LogAway(str(error)) from None
+
+    async def append_again(self, topic: str, appends: Sequence[Append], timeout: float) -> dict[int, str] | None:
+        producer = self._peer.producer_of(topic)
+        try:
+            (stretch,) = await self._peer.append({producer: Parcel([_record(appends)])}, timeout)
+        except (RingFull, LogUnavailable) as error:
+            raise LogAway(str(error)) from None
+        if not await self._peer.wait_committed({producer: stretch.end}, timeout):
+            return None
+        return {refused.packet: refused.reason for refused in producer.refusals if refused.end == stretch.end}
 
     async def watermarks(self, partitions: Sequence[Partition], timeout: float) -> dict[Partition, Watermarks]:
         try:
@@ -129,6 +137,11 @@ class LinkedLog:
         """The log as all its workers see it: the first that is away says why."""
         states = [proxy.log_state() for proxy in (*self._peer.producers, *self._peer.consumers)]
         return next((state for state in states if not state.available), LogState(True))
+
+
+def _record(appends: Sequence[Append]) -> Record:
+    routes = [Route(*a.partition, a.key, a.essentials, a.identity, a.data_source) for a in appends]
+    return Record(routes, list(range(len(appends))), [append.packet for append in appends])
 
 
 def _entries(frame: Frame, first: int) -> list[LoggedEntry]:

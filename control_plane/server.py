@@ -32,6 +32,7 @@ from trackside.control_plane.connections import ConnectionService, ConnectionTab
 from trackside.control_plane.data_formats import DataFormats, DataFormatService
 from trackside.control_plane.follow import FollowService
 from trackside.control_plane.keys import Keys, KeyService, LocalKeys, Node, NumberSource
+from trackside.control_plane.letter_service import LetterService
 from trackside.control_plane.log_port import LogAway, LogPort
 from trackside.control_plane.metrics import Population
 from trackside.control_plane.node_number import ClaimedNode, FixedNode
@@ -117,14 +118,18 @@ class ControlPlane:
             SessionService(self._sessions, streams, routing, settings, clock),
             ConnectionService(self._connections, routing, settings, self._follow.on_connection_closed),
             KeyService(self._keys),
+            LetterService(port, routing),
         )
 
-    def _add_services(self, sessions: SessionService, connections: ConnectionService, keys: KeyService) -> None:
+    def _add_services(
+        self, sessions: SessionService, connections: ConnectionService, keys: KeyService, letters: LetterService
+    ) -> None:
         api.add_SessionManagementServiceServicer_to_server(sessions, self._server)
         api.add_ConnectionManagerServiceServicer_to_server(connections, self._server)
         api.add_DataFormatManagerServiceServicer_to_server(DataFormatService(self._formats), self._server)
         key_generator.add_UniqueKeyGeneratorServiceServicer_to_server(keys, self._server)
         internal.add_ControlPlaneServicer_to_server(self._follow, self._server)
+        internal.add_DeadLettersServicer_to_server(letters, self._server)
 
     @property
     def failed(self) -> asyncio.Future[None]:

@@ -23,7 +23,7 @@ import msgspec
 
 from trackside.data_plane.log import Partition
 
-__all__ = ["FILE_BYTES_MAX", "DeadLetter", "DeadLetterFile", "DeadLettersFull", "letter_id", "now_text"]
+__all__ = ["FILE_BYTES_MAX", "DeadLetter", "DeadLetterFile", "DeadLettersFull", "Found", "letter_id", "now_text"]
 
 FILE_BYTES_MAX = 256 << 20
 """Of the file: whoever has that many dead letters has a fault that more of them would not explain better."""
@@ -38,7 +38,8 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     ``ring``, ``end`` and ``packet`` say where it came from (see ``Refusal``); ``other`` is the other destination of
     an essential packet, which may well have its copy; ``essentials`` is the topic of a copy that was not made, either.
-    Bytes are base64 in the file. Without ``topic`` the value is a record that could not be taken apart.
+    ``quarantined``: it was not refused, its record ended the process that had it. Bytes are base64 in the file.
+    Without ``topic`` nobody knows where the value belongs.
     """
 
     time: str
@@ -53,10 +54,19 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     packet: int = 0
     other: str = ""
     essentials: str = ""
+    quarantined: bool = False
 
     @property
     def place(self) -> Partition:
         return Partition(self.topic, self.partition)
+
+
+class Found(msgspec.Struct, frozen=True):
+    """A letter where it lies. ``where`` is ``file`` or the place in the topic, ``TOPIC:PARTITION:OFFSET``."""
+
+    id: str
+    where: str
+    letter: DeadLetter
 
 
 _decoder = msgspec.json.Decoder(DeadLetter)
@@ -96,16 +106,18 @@ class DeadLetterFile:
                 raise
             os.fsync(descriptor)
 
-    def letters(self) -> Iterator[tuple[str, DeadLetter]]:
-        """(id, letter), oldest first. Lines that are none, cut short by a crash, are left out. Raises OSError."""
+    def letters(self) -> Iterator[Found]:
+        """What is there now, oldest first. Lines that are none, cut short by a crash, are left out. Raises OSError."""
         try:
             file = open(self.path, "rb")  # noqa: SIM115 - closed below; only its absence is no error
         except FileNotFoundError:
             return
         with file:
-            for line in file:
+            left = os.fstat(file.fileno()).st_size  # what comes meanwhile is for the next time
+            while left > 0 and (line := file.readline()):
+                left -= len(line)
                 with contextlib.suppress(msgspec.MsgspecError):
-                    yield letter_id(line.strip()), _decoder.decode(line)
+                    yield Found(letter_id(line.strip()), "file", _decoder.decode(line))
 
     def keep(self, wanted: Callable[[str], bool]) -> None:
         """Take out every letter whose id is not ``wanted``. Raises OSError; then the file is as it was."""

@@ -130,3 +130,41 @@ class LookUpConnectionResponse(_message.Message):
     DETAILS_FIELD_NUMBER: _ClassVar[int]
     details: _api_pb2.ConnectionDetails
     def __init__(self, details: _Optional[_Union[_api_pb2.ConnectionDetails, _Mapping]] = ...) -> None: ...
+
+class SendAgainRequest(_message.Message):
+    __slots__ = ("packets",)
+    PACKETS_FIELD_NUMBER: _ClassVar[int]
+    packets: _containers.RepeatedCompositeFieldContainer[RefusedPacket]
+    def __init__(self, packets: _Optional[_Iterable[_Union[RefusedPacket, _Mapping]]] = ...) -> None: ...
+
+class RefusedPacket(_message.Message):
+    __slots__ = ("topic", "partition", "key", "packet", "identity", "essentials")
+    TOPIC_FIELD_NUMBER: _ClassVar[int]
+    PARTITION_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    PACKET_FIELD_NUMBER: _ClassVar[int]
+    IDENTITY_FIELD_NUMBER: _ClassVar[int]
+    ESSENTIALS_FIELD_NUMBER: _ClassVar[int]
+    topic: str
+    partition: int
+    key: bytes
+    packet: bytes
+    identity: bytes
+    essentials: str
+    def __init__(self, topic: _Optional[str] = ..., partition: _Optional[int] = ..., key: _Optional[bytes] = ..., packet: _Optional[bytes] = ..., identity: _Optional[bytes] = ..., essentials: _Optional[str] = ...) -> None: ...
+
+class SendAgainResponse(_message.Message):
+    __slots__ = ("logged", "refused")
+    LOGGED_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    logged: bool
+    refused: _containers.RepeatedCompositeFieldContainer[RefusedAgain]
+    def __init__(self, logged: bool = ..., refused: _Optional[_Iterable[_Union[RefusedAgain, _Mapping]]] = ...) -> None: ...
+
+class RefusedAgain(_message.Message):
+    __slots__ = ("packet", "reason")
+    PACKET_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    packet: int
+    reason: str
+    def __init__(self, packet: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...

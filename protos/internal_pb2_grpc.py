@@ -155,3 +155,89 @@ class ControlPlane(object):
             timeout,
             metadata,
             _registered_method=True)
+
+
+class DeadLettersStub(object):
+    """---------------------------------------------------------------------------------------------------------------
+    From `trackside dead-letters` to the control plane, over the same socket
+    ---------------------------------------------------------------------------------------------------------------
+
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.SendAgain = channel.unary_unary(
+                '/trackside.internal.v1.DeadLetters/SendAgain',
+                request_serializer=trackside_dot_protos_dot_internal__pb2.SendAgainRequest.SerializeToString,
+                response_deserializer=trackside_dot_protos_dot_internal__pb2.SendAgainResponse.FromString,
+                _registered_method=True)
+
+
+class DeadLettersServicer(object):
+    """---------------------------------------------------------------------------------------------------------------
+    From `trackside dead-letters` to the control plane, over the same socket
+    ---------------------------------------------------------------------------------------------------------------
+
+    """
+
+    def SendAgain(self, request, context):
+        """Puts packets that the log had refused into its way again, in this order, all of them for one topic's producer.
+        Answers when the log has them or has refused them again, or when the server has them and the log takes its time.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_DeadLettersServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'SendAgain': grpc.unary_unary_rpc_method_handler(
+                    servicer.SendAgain,
+                    request_deserializer=trackside_dot_protos_dot_internal__pb2.SendAgainRequest.FromString,
+                    response_serializer=trackside_dot_protos_dot_internal__pb2.SendAgainResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'trackside.internal.v1.DeadLetters', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('trackside.internal.v1.DeadLetters', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class DeadLetters(object):
+    """---------------------------------------------------------------------------------------------------------------
+    From `trackside dead-letters` to the control plane, over the same socket
+    ---------------------------------------------------------------------------------------------------------------
+
+    """
+
+    @staticmethod
+    def SendAgain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trackside.internal.v1.DeadLetters/SendAgain',
+            trackside_dot_protos_dot_internal__pb2.SendAgainRequest.SerializeToString,
+            trackside_dot_protos_dot_internal__pb2.SendAgainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

@@ -19,7 +19,7 @@ def letter(number: int, size: int = 10) -> DeadLetter:
 
 
 def numbers(file: DeadLetterFile) -> list[int]:
-    return [found.end for _, found in file.letters()]
+    return [found.letter.end for found in file.letters()]
 
 
 def test_letters_come_back_with_an_id_of_their_own(tmp_path: Path) -> None:
@@ -27,9 +27,9 @@ def test_letters_come_back_with_an_id_of_their_own(tmp_path: Path) -> None:
     assert list(file.letters()) == []
     file.append([letter(1), letter(2)])
     file.append([letter(3)])
-    found = dict(file.letters())
-    assert list(found.values()) == [letter(1), letter(2), letter(3)]
-    assert len(found) == 3
+    found = list(file.letters())
+    assert [each.letter for each in found] == [letter(1), letter(2), letter(3)]
+    assert len({each.id for each in found}) == 3
     assert file.path.stat().st_mode & 0o777 == 0o600
 
 
@@ -71,7 +71,7 @@ def test_a_disk_that_fills_up_leaves_whole_lines(tmp_path: Path, monkeypatch: py
 def test_nothing_is_lost_that_comes_while_letters_are_taken_out(tmp_path: Path) -> None:
     file = DeadLetterFile(tmp_path)
     file.append([letter(number) for number in range(50)])
-    sent = {id_ for id_, _ in file.letters()}
+    sent = {found.id for found in file.letters()}
     last = 150
 
     def more() -> None:

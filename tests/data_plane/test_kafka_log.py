@@ -211,7 +211,7 @@ class TestRefusals:
         in_the_way.unlink()
         log_all(feed.writer, RING, feed.position)
         assert plain_values(log.broker, topic, 1) == packets[:11] + packets[12:]
-        assert [letter.packet for _, letter in DeadLetterFile(in_the_way).letters()] == [11]
+        assert [found.letter.packet for found in DeadLetterFile(in_the_way).letters()] == [11]
 
     def test_a_dead_letter_that_a_full_file_does_not_take_is_counted(self, log: KafkaUnderTest) -> None:
         topic, packets = log.topic("small"), self.packets()

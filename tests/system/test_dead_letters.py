@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -61,7 +64,7 @@ def essentials_of(client: Client, count: int) -> list[int]:
 
 
 def letters_in_the_file(data_dir: Path) -> list[DeadLetter]:
-    return [letter for _, letter in DeadLetterFile(data_dir / "dead-letters").letters()]
+    return [found.letter for found in DeadLetterFile(data_dir / "dead-letters").letters()]
 
 
 def lines_of(server: Server, event: str) -> list[str]:
@@ -104,12 +107,47 @@ def test_a_topic_that_takes_less_than_before_and_one_that_is_gone(
     assert (letter.place, letter.other) == ((topic, 0), f"{domain}.Essential.{SOURCE}:0")
     assert Packet.FromString(letter.value) == packets[11]
     assert len(lines_of(server, "dead letter")) == 2
+    send_them_again(server, kafka_broker, topic)
+    assert numbers_of(client, "s", 120)[118:] == [11, 11]
 
     kafka_broker.delete_topic(topic)
     write_all(client, packets_with(large=300), "s")  # its reply waits for a log that has them: the topic was made again
     assert numbers_of(client, "s", 40) == list(range(40))
-    assert len(letters_in_the_file(server.data_dir)) == 1
+    assert letters_in_the_file(server.data_dir) == []
     client.close()
+
+
+def send_them_again(server: Server, broker: KafkaBroker, topic: str) -> None:
+    """One in the topic, one in the file. Too early the one that is chosen is refused again, and is a new letter."""
+    listed = rows(server)
+    assert [row["where"].rpartition(":")[0] for row in listed] == ["", f"{topic.partition('.')[0]}.Sys.DeadLetter:0"]
+    assert {(row["topic"], row["partition"], row["key"], row["bytes"] > 5000) for row in listed} == {
+        (topic, 0, "key", True)
+    }
+    early = command(server, "--resend", "--json", "--id", listed[1]["id"])
+    assert (early.returncode, json.loads(early.stdout)["sent"]) == (1, 0)
+    (refused,) = json.loads(early.stdout)["refused_again"]
+    assert refused["id"] == listed[1]["id"] and "too large" in refused["reason"]
+    assert [row["where"] for row in rows(server)] == ["file", "file"]
+    broker.configure_topic(topic, {"max.message.bytes": "1000000"})
+    assert "2 sent again; 0 refused again; 0 not sent" in command(server, "--resend", "--topic", topic).stdout
+    assert command(server).stdout == "no dead letters\n"
+    assert [row["sent_again"] != "" for row in rows(server, "--sent")] == [True]
+
+
+def command(server: Server, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """``trackside dead-letters`` with the server's own options."""
+    program = [sys.executable, "-P", "-m", "trackside.control_plane", "dead-letters", *server.arguments, *arguments]
+    environment = os.environ | server.environment
+    done = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def rows(server: Server, *arguments: str) -> list[dict[str, Any]]:
+    done = command(server, "--json", *arguments)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def test_a_topic_whose_right_to_write_was_taken_away(
