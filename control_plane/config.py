@@ -196,10 +196,12 @@ def _add_derived(conclusion: Conclusion, variables: Mapping[str, str]) -> None:
 
 
 def _add_broker_files(reading: Reading, conclusion: Conclusion) -> None:
-    """Override files count only where there is a broker."""
+    """Override files count only where there is a broker to talk to."""
     names = (PUBLISHING.key, CONSUMING.key, WHITELIST_KEY)
     named = frozenset(name for name in names if conclusion.given(name))
-    if conclusion.values["BrokerUrl"].value and not conclusion.broken.intersection(names):
+    if any(conclusion.values[name].value for name in ("BrokerUrl", "ForwardTo")) and not conclusion.broken.intersection(
+        names
+    ):
         paths = {name: conclusion.value(name) for name in names}
         conclusion.publisher_overrides, conclusion.consumer_overrides = read_overrides(reading, paths, named)
 
@@ -213,7 +215,10 @@ def _check_together(conclusion: Conclusion) -> None:
 
 def _check_broker(this: Conclusion) -> None:
     broker, security = this.value("BrokerUrl"), _security(this)
-    if security_is_on(security) and not broker:
+    forward = this.value("ForwardTo")
+    if broker and forward:
+        this.refuse("ForwardTo", "is set together with BrokerUrl: that log is Kafka's already; leave one of them out")
+    if security_is_on(security) and not broker and not forward:
         this.refuse("BrokerUrl", "is empty, but Security is set; without a broker nobody would use it")
     if this.file and not broker and not this.given("BrokerUrl"):
         this.notes.append("BrokerUrl is not set: the log is on this machine's disk, in DataDir")

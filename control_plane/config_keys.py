@@ -96,6 +96,11 @@ LOG = (
         default_prose="empty: the local log (the reference's localhost:9092 does not apply)",
     ),
     Key(
+        "ForwardTo", Brokers("HOST:PORT, several separated by commas, or empty"), "", "Edge mode: the log is on this machine's disk, and a process copies it to these Kafka "
+        "brokers whenever they can be reached. Not together with BrokerUrl; security and override files are for them.",
+        setting="forward_to", flag="--forward-to", metavar="HOST:PORT",
+    ),
+    Key(
         "ReplicationFactor", Whole(-1, 32767, never=0), -1, "Replicas of topics that this server creates; "
         "-1 is the broker's own default.", setting="replication_factor",
     ),

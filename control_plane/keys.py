@@ -20,9 +20,9 @@ from typing import Protocol
 from ma.streaming.key_generator.v1 import key_generator_pb2 as messages
 from ma.streaming.key_generator.v1 import key_generator_pb2_grpc as services
 from trackside.control_plane.clock import SYSTEM_CLOCK, Clock
-from trackside.control_plane.durable import replace_file
 from trackside.control_plane.shared_calls import SharedCalls
 from trackside.control_plane.statuses import BadRequest, Context
+from trackside.data_plane.durable import replace_file
 
 __all__ = ["NODES", "KeyFileDamaged", "KeyService", "Keys", "LocalKeys", "Node", "NumberSource", "new_guid"]
 

@@ -32,11 +32,11 @@ from google.protobuf.message import DecodeError
 
 from ma.streaming.open_data.v1 import open_data_pb2 as data
 from trackside.control_plane.background import Background
-from trackside.control_plane.durable import replace_file
 from trackside.control_plane.keys import NODES
 from trackside.control_plane.log_fold import LogFold, new_identity
 from trackside.control_plane.log_port import Append, LogAway, LoggedEntry, LogPort
 from trackside.control_plane.session_fold import NODE_CLAIM
+from trackside.data_plane.durable import replace_file
 from trackside.data_plane.log import Partition
 
 __all__ = ["Claim", "ClaimedNode", "FixedNode", "NodeFold"]

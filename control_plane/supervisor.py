@@ -45,7 +45,12 @@ WATCHDOG_SECONDS = 1.0
 GAP_SECONDS = 1.0
 """Two looks at the workers that are further apart than this mean that the supervisor itself was stopped."""
 
-DRAIN_SHARES = ((("gateway",), 0.5), (("control-plane", "recovery"), 0.6), (("producer",), 1.0), (("consumer",), 1.0))
+DRAIN_SHARES = (
+    (("gateway",), 0.5),
+    (("control-plane", "recovery"), 0.6),
+    (("producer",), 1.0),
+    (("consumer", "forwarder"), 1.0),
+)
 """Who is stopped after whom, and which part of the drain bound may have passed by then."""
 
 LEAVE_SECONDS = 2.0
@@ -115,7 +120,7 @@ class Supervisor:
             if self._is_recovered():
                 self._start(
                     worker
-                    for worker in self._of_roles("producer", "consumer", "control-plane")
+                    for worker in self._of_roles("producer", "consumer", "control-plane", "forwarder")
                     if worker.state == "idle"
                 )
             if failed := self._cannot_serve():
@@ -149,7 +154,7 @@ class Supervisor:
         if self._served:
             return 0
         up = self._state == "NOT_SERVING"
-        for worker in self.workers.values():
+        for worker in self._wanted():
             if worker.state == "given_up" and (not up or worker.exit_code == ExitCode.CONFIGURATION):
                 words = worker.liveness.read_last_words().strip().splitlines()
                 self._stop_all(self.workers.values(), 5.0)
@@ -221,7 +226,7 @@ class Supervisor:
 
     def _judge(self) -> tuple[str, str]:
         """SERVING when all say READY; NOT_SERVING with the reason when all are up but the log or a process is not."""
-        wanted = [worker for worker in self.workers.values() if worker.slot.role != "recovery"]
+        wanted = [worker for worker in self._wanted() if worker.slot.role != "recovery"]
         if self._state not in ("SERVING", "NOT_SERVING") and not all(worker.up for worker in wanted):
             recovery = self.workers[RECOVERY]
             reason = recovery.liveness.read_reason()
@@ -233,6 +238,10 @@ class Supervisor:
             if not worker.running or state != WorkerState.READY:
                 return "NOT_SERVING", worker.liveness.read_reason() or f"{worker.name} is {state.name.lower()}"
         return "SERVING", ""
+
+    def _wanted(self) -> list[WorkerHandle]:
+        """Everybody without whom the server does not serve. Nobody but its observers minds whether the forwarder works."""
+        return [worker for worker in self.workers.values() if worker.slot.role != "forwarder"]
 
     def _describe(self, reason: str) -> None:
         """server.json, whenever something in it changed."""
@@ -257,6 +266,7 @@ class Supervisor:
             "key_port": self._ports[1].port,
             "status_port": self._status_port.port,
             "log": f"kafka {self.settings.broker}" if self.settings.broker else f"local {self.settings.data_dir}",
+            "forward_to": self.settings.forward_to,
             "processes": processes,
             "links": [
                 {"peer": link.peer, "worker": link.worker, "down": link.down, "up": link.up} for link in self.links
@@ -281,6 +291,7 @@ class Supervisor:
             return
         s = self.settings
         log = f"kafka {s.broker}" if s.broker else f"local {s.data_dir}"
+        log += f", forwarded to {s.forward_to}" if s.forward_to else ""
         shape = f"{s.gateways} gateway(s), {s.producers} producer(s), {s.consumers} consumer(s)"
         host = "localhost" if s.listen_address in ("0.0.0.0", "127.0.0.1", "::") else s.listen_address
         verdict = "ready" if state == "SERVING" else f"up, NOT SERVING: {reason};"

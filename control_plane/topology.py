@@ -14,6 +14,7 @@ from trackside.shm.ring import ring_bytes
 __all__ = ["CONTROL_PLANE", "RECOVERY", "RingPlan", "Topology"]
 
 CONTROL_PLANE = "control-plane"
+FORWARDER = "forwarder"
 RECOVERY = "recovery"
 
 GATEWAY_DATA_BYTES = 16 * MIB
@@ -109,6 +110,8 @@ def _names(settings: Settings) -> Iterator[tuple[str, Role, int]]:
     for index in range(settings.consumers):
         yield f"consumer-{index}", "consumer", index
     yield CONTROL_PLANE, "control-plane", 0
+    if settings.forward_to:
+        yield FORWARDER, "forwarder", 0
     yield RECOVERY, "recovery", 0
 
 
@@ -119,7 +122,7 @@ def _assign_cores(names: list[tuple[str, Role, int]], settings: Settings) -> dic
     single core: all share the cores that were given.
     """
     cores = sorted(settings.cores if settings.cores is not None else os.sched_getaffinity(0))
-    pinned = [name for name, role, _ in names if role not in ("control-plane", "recovery")]
+    pinned = [name for name, role, _ in names if role in ("gateway", "producer", "consumer")]
     if len(cores) <= len(pinned) or len(cores) <= 3:
         return {name: cores for name, _, _ in names}
     rest, own = cores[: -len(pinned)], cores[-len(pinned) :]

@@ -60,7 +60,7 @@ class LocalLogWriter:
 
     ``table_path`` is this producer's table of published ends. ``live_rings``: prefixes of ring ids (instance GUIDs)
     from which records may still come; positions of other rings are forgotten when a partition begins a new segment.
-    ``on_published`` is called after new ends are visible, to ring the consumers' doorbells. ``wake`` is for logs that
+    ``on_published`` is called after new ends are visible, to ring the doorbells of who reads. ``wake`` is for logs that
     have a thread of their own; this one has none.
 
     Raises LogConfigurationError (DataDirTooNew, DataDirDamaged), OSError when the data directory cannot be used, and

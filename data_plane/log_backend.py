@@ -27,10 +27,10 @@ def open_writer(worker: Worker) -> LogWriter:
         )
     from trackside.data_plane.local_log import LocalLogWriter
 
-    consumers = [worker.attach(slot.name)[1] for slot in spec.slots if slot.role == "consumer"]
+    readers = [worker.attach(slot.name)[1] for slot in spec.slots if slot.role in ("consumer", "forwarder")]
 
-    def ring_consumers() -> None:
-        for doorbell in consumers:
+    def ring_readers() -> None:
+        for doorbell in readers:
             doorbell.ring_if_asleep()
 
     return LocalLogWriter(
@@ -39,7 +39,7 @@ def open_writer(worker: Worker) -> LogWriter:
         settings=settings,
         live_rings={Path(folder).name for folder in (spec.instance, *spec.stale_instances)},
         wake=worker.doorbell.ring,
-        on_published=ring_consumers,
+        on_published=ring_readers,
     )
 
 

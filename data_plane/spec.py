@@ -20,6 +20,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     # the log
     broker: str = ""  # empty: the local log
+    forward_to: str = ""  # brokers that the local log is copied to; empty: it stays here
     security: dict[str, str] = msgspec.field(default_factory=dict)  # librdkafka properties, secrets among them
     publisher_overrides: dict[str, str] = msgspec.field(default_factory=dict)
     consumer_overrides: dict[str, str] = msgspec.field(default_factory=dict)
@@ -84,7 +85,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return self.reader_buffer_bytes // 8
 
 
-Role = Literal["control-plane", "gateway", "producer", "consumer", "recovery"]
+Role = Literal["control-plane", "gateway", "producer", "consumer", "forwarder", "recovery"]
 
 
 class LinkSpec(msgspec.Struct, frozen=True, kw_only=True):

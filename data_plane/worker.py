@@ -180,6 +180,7 @@ ROLES = {
     "gateway": "trackside.data_plane.gateway",
     "producer": "trackside.data_plane.producer",
     "consumer": "trackside.data_plane.consumer",
+    "forwarder": "trackside.data_plane.forwarder",
     "recovery": "trackside.data_plane.recovery",
 }
 """The module that plays each role; it has ``run(worker)``. The control plane has an entry of its own."""

@@ -1,0 +1,507 @@
+"""The forwarder process: copies the local log to Kafka, for a server that must not depend on the link to it.
+
+::
+
+    segment files --cursors--> loads of a transaction --ForwardLink--> Kafka
+                                                                         |
+         forwarded.json <-- how far each partition is <--offsets---------+
+
+A log worker without links: it reads what producers publish, as a consumer does, and nobody waits for it. A round sends
+what has come, in this order: essentials, then the data that was there before them, then what belongs to no data source,
+sessions among it. Whatever goes wrong with Kafka ends the link; the next one begins with a look at what Kafka has.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+from confluent_kafka import KafkaError
+
+from trackside.data_plane.data_dir import claim_data_dir
+from trackside.data_plane.dead_letters import DeadLetterFile, DeadLettersFull
+from trackside.data_plane.forward_link import ForwardLink, Refused, link_config
+from trackside.data_plane.forward_partition import Load, PartitionWay
+from trackside.data_plane.forward_place import Forwarded, ForwardedFile
+from trackside.data_plane.forward_search import ForwardSearch, LinkLost
+from trackside.data_plane.kafka_admin import KafkaAdmin
+from trackside.data_plane.kafka_config import admin_config, catch_up_config, check_address, publisher_config
+from trackside.data_plane.kafka_health import BrokerHealth
+from trackside.data_plane.kafka_lookup import Answers, Found, look_up
+from trackside.data_plane.kafka_topics import KafkaTopics, TopicState
+from trackside.data_plane.local_reader import LocalLogReader
+from trackside.data_plane.log import LogConfigurationError, LogReader, LogState, Partition, Run, Watermarks
+from trackside.data_plane.routing import Routing
+from trackside.data_plane.session_offsets import session_offsets
+from trackside.data_plane.worker import Worker, run_agent
+
+__all__ = ["Forwarder", "run"]
+
+RUN_BYTES = 512 << 10
+TRANSACTION_BYTES = 4 << 20
+TRANSACTION_BYTES_MIN = 64 << 10
+"""Of one transaction: less while they take long, so that a slow link does not spend its time on what it undoes."""
+
+SLOW_SECONDS, QUICK_SECONDS = 2.0, 0.5
+
+ENVELOPE_BYTES = 1024
+"""Taken off what a topic allows, for key, headers and all framing of a packet or batch."""
+
+PAUSES_SECONDS = (0.1, 0.5, 1.0, 2.0, 5.0)
+"""Before the first, second ... link after losses without a packet in between."""
+
+LOOK_SECONDS = 5.0
+BLOCKED_SECONDS = 10.0
+SAVE_SECONDS = 1.0
+
+AWAY_SECONDS = 1.0
+"""A cluster that is silent for less is not away: brokers close idle connections."""
+
+LEAVE_SECONDS = 1.5
+"""What may still be sent when the server stops; the next start goes on with the rest."""
+
+FOR_GOOD = frozenset({KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.POLICY_VIOLATION})
+"""Refusals of a whole topic: its packets wait, in the local log, until somebody allows it."""
+
+
+class Forwarder:
+    """The agent. One thread; what it waits for it waits for in short pieces, with a heartbeat between."""
+
+    def __init__(self, worker: Worker, log: LogReader, identity: bytes) -> None:
+        """Raises LogConfigurationError, OSError."""
+        settings = worker.spec.settings
+        check_address(settings.forward_to)
+        self.worker = worker
+        self.log = log
+        self._identity = identity
+        self._settings = msgspec.structs.replace(settings, broker=settings.forward_to)
+        self._routing = Routing(settings)
+        publisher = publisher_config(self._settings)
+        self._batch_bytes = publisher.batch_bytes
+        self._link_config = link_config(publisher.bulk, f"trackside-forwarder-{identity.hex()}")
+        self._file = ForwardedFile(Path(settings.data_dir), identity)
+        self._letters = DeadLetterFile(Path(settings.data_dir) / "dead-letters")
+        self._ways: dict[Partition, PartitionWay] = {}
+        self._link: ForwardLink | None = None
+        self._bytes_max = TRANSACTION_BYTES
+        self._waits_for: tuple[int, dict[Partition, int]] = -1, {}  # of the next session packet, at its offset
+        self._suspects: list[PartitionWay] = []  # one of them was refused; each goes by itself
+        self._losses = 0
+        self._connect_at = self._save_at = self._stop_at = self._health_at = 0.0
+        self._away_since = time.monotonic()
+        self._trouble = ""
+        self._meet()
+
+    def _meet(self) -> None:
+        """Everything that knows the cluster, from the beginning: also for one that has refused us."""
+        self._health = BrokerHealth(self._settings.broker)
+        self._admin = KafkaAdmin(admin_config(self._settings), self.worker.doorbell.ring)
+
+    # -- the duty cycle -----------------------------------------------------------------------------------------------
+
+    def do_work(self) -> int:
+        done = self.log.do_work() + self._admin.do_work()
+        self._find_partitions()
+        now = time.monotonic()
+        self._look_at_health(now)
+        try:
+            if self._link is not None:
+                done += self._forward()
+            elif now >= self._connect_at and self._health.answers and not self.worker.stopping:
+                self._connect()
+                done += 1
+        except LinkLost as lost:
+            self._lose(str(lost))
+        self._save(now)
+        self.worker.follow_log_state(self.state())
+        return 0 if self._must_leave() else done
+
+    def state(self) -> LogState:
+        """Of the link."""
+        if self._link is not None and not self._trouble:
+            return LogState(True)
+        return LogState(False, self._trouble or self._health.state().reason or "the link is being made")
+
+    def is_done(self) -> bool:
+        """Whether Kafka has everything that is in the local log."""
+        ways = list(self._ways.values())
+        ends = self._ends(ways)
+        return self._link is not None and all(way.placed and way.next_offset >= ends[way.partition] for way in ways)
+
+    def drained(self) -> bool:
+        """Asked when nothing was left to do, or nothing can be."""
+        return True
+
+    def close(self) -> None:
+        self._drop_link()
+        self._save(float("inf"))
+        self.log.close()
+
+    def _beat(self) -> None:
+        """Between waits. Raises LinkLost when the server stops and has waited long enough."""
+        self.worker.beat()
+        if self._must_leave():
+            raise LinkLost("the server stops")
+
+    def _must_leave(self) -> bool:
+        if not self.worker.stopping:
+            return False
+        self._stop_at = self._stop_at or time.monotonic() + LEAVE_SECONDS
+        return time.monotonic() > self._stop_at
+
+    # -- the link -----------------------------------------------------------------------------------------------------
+
+    def _look_at_health(self, now: float) -> None:
+        if now < self._health_at:
+            return
+        try:
+            self._health.do_work(now, self._admin)
+        except LogConfigurationError as refused:  # wrong credentials stop no server that can do without
+            self._trouble = str(refused)
+            self._drop_link()
+            self._meet()
+            self._health_at = now + BLOCKED_SECONDS
+            return
+        if self._health.answers:
+            self._away_since = now
+            if self._link is not None:
+                self._trouble = ""
+        elif self._link is not None and now > self._away_since + AWAY_SECONDS:
+            self._trouble = self._health.state().reason
+
+    def _connect(self) -> None:
+        link = ForwardLink(self._link_config, self._health, self._beat)
+        try:
+            link.open()
+        except LinkLost:
+            link.close()
+            raise
+        self._link = link
+        self._topics = KafkaTopics(
+            self._admin, self._routing.partition_count, self._settings.replication_factor, lambda _: None
+        )
+        self._trouble = ""
+
+    def _lose(self, reason: str) -> None:
+        """The link is no good any more: what is on Kafka is looked up again by the next one."""
+        self._trouble = reason
+        self._drop_link()
+        self._connect_at = time.monotonic() + PAUSES_SECONDS[min(self._losses, len(PAUSES_SECONDS) - 1)]
+        self._losses += 1
+        self._bytes_max = max(TRANSACTION_BYTES_MIN, self._bytes_max // 2)
+
+    def _drop_link(self) -> None:
+        if self._link is not None:
+            self._link.close()
+            self._link = None
+        for way in self._ways.values():
+            way.placed = False
+            way.rewind()
+
+    # -- partitions ---------------------------------------------------------------------------------------------------
+
+    def _find_partitions(self) -> None:
+        """All that exist in the local log, new ones as they appear."""
+        for topic, count in self.log.topics().items():
+            for number in range(count):
+                partition = Partition(topic, number)
+                if partition not in self._ways:
+                    kept = self._file.partitions.get(partition)
+                    self._ways[partition] = PartitionWay(partition, kept.next_offset if kept else 0)
+        if not self._file.known:
+            self._begin_file()
+
+    def _begin_file(self) -> None:
+        """There was none: of what exists now Kafka may have something all the same, of what comes later it cannot."""
+        for partition in self._ways:
+            self._file.note(partition, Forwarded(b"", 0, 0))
+        self._file.save()
+
+    def _place(self) -> None:
+        """Find out what Kafka has of the ways whose topics are there. Raises LinkLost."""
+        unplaced = {way.partition: way for way in self._ways.values() if not way.placed and self._is_ready(way)}
+        if not unplaced:
+            return
+        found = {place: there for place, there in self._where(unplaced).items() if isinstance(there, Found)}
+        there = {place: where for place, where in found.items() if where.identity}
+        lasts = self._last_of(there)
+        for partition, where in there.items():
+            self._place_one(unplaced[partition], where, lasts.get(partition))
+        self._file.save()  # before anything is sent there: a partition that it does not name was never sent
+
+    def _is_ready(self, way: PartitionWay) -> bool:
+        """Whether the way's topic is there; asks for it, or makes it, when it is not."""
+        topic = self._topics.get(way.partition.topic)
+        way.reason = topic.refusal(way.partition.number)
+        return topic.state is TopicState.READY and not way.reason
+
+    def _where(self, partitions: Iterable[Partition]) -> Answers:
+        """Where partitions stand on Kafka. Blocks; raises LinkLost."""
+        answers: list[Answers] = []
+        look_up(self._admin, partitions, answers.append)
+        deadline = time.monotonic() + LOOK_SECONDS
+        while not answers:
+            self._beat()
+            if time.monotonic() > deadline:
+                raise LinkLost(f"no answer for {LOOK_SECONDS:g} s to the question where partitions stand")
+            if not self._admin.do_work():
+                time.sleep(0.002)
+        return answers[0]
+
+    def _last_of(self, there: dict[Partition, Found]) -> dict[Partition, tuple[int, int]]:
+        """The last message of this log in each partition, as far as it is not known already: (here, on Kafka)."""
+        behind, whole = {}, []
+        for partition, where in there.items():
+            kept = self._file.partitions.get(partition)
+            if kept is not None and not kept.topic_id:
+                whole.append(partition)
+            elif kept is not None and kept.topic_id == where.identity and kept.kafka_next < where.end:
+                behind[partition] = max(kept.kafka_next, where.earliest), where.end
+        if not behind and not whole:
+            return {}
+        search = self._search()
+        try:
+            found = search.last_between(behind)
+            lasts = {place: search.last(place, there[place].earliest, there[place].end) for place in whole}
+        finally:
+            search.close()
+        return found | {place: last for place, last in lasts.items() if last is not None}
+
+    def _search(self) -> ForwardSearch:
+        return ForwardSearch(catch_up_config(self._settings), self._identity, self._beat)
+
+    def _place_one(self, way: PartitionWay, where: Found, last: tuple[int, int] | None) -> None:
+        kept = self._file.partitions.get(way.partition)
+        if kept is not None and kept.topic_id not in (b"", where.identity):
+            self.worker.log(
+                "warn", "topic is another one, sent again", topic=way.partition.topic, partition=way.partition.number
+            )
+            kept = None
+        if last is not None:
+            next_offset, kafka_next = last[0] + 1, last[1] + 1
+        elif kept is not None and kept.topic_id:
+            next_offset, kafka_next = kept.next_offset, kept.kafka_next
+        else:
+            next_offset, kafka_next = 0, where.end
+        if kept is not None:
+            next_offset = max(next_offset, kept.next_offset)  # a dead letter at the end leaves no message
+        way.place(where.identity, where.earliest, next_offset, kafka_next)
+        self._file.note(way.partition, Forwarded(where.identity, next_offset, kafka_next))
+
+    # -- a round ------------------------------------------------------------------------------------------------------
+
+    def _forward(self) -> int:
+        """Returns how many packets Kafka has taken."""
+        self._place()
+        essentials, data, common = self._kinds()
+        if self._suspects:
+            return self._send(self._gather([self._suspects.pop()]))
+        loads = self._gather(data)
+        # What these packets need was in the log before them: so these are the ends, looked up after the packets.
+        sent = self._send_up_to(essentials, self._ends(essentials))
+        sent += self._send(loads)
+        sent += self._send(self._gather(common))
+        return sent
+
+    def _kinds(self) -> tuple[list[PartitionWay], ...]:
+        """The ways that may go on, by kind: essentials, data, what belongs to no data source."""
+        naming, now = self._routing.naming, time.monotonic()
+        kinds: tuple[list[PartitionWay], ...] = ([], [], [])
+        for (topic, _), way in self._ways.items():
+            if way.placed and now >= way.retry_at:
+                kinds[0 if naming.is_essentials(topic) else 2 if naming.is_common(topic) else 1].append(way)
+        return kinds
+
+    def _ends(self, ways: Sequence[PartitionWay]) -> dict[Partition, int]:
+        found: list[dict[Partition, Watermarks] | None] = []
+        self.log.watermarks([way.partition for way in ways], found.append)
+        return {partition: marks.end for partition, marks in (found[0] or {}).items()}
+
+    def _send_up_to(self, ways: Sequence[PartitionWay], ends: dict[Partition, int]) -> int:
+        sent = 0
+        while behind := [way for way in ways if way.next_offset < ends.get(way.partition, 0) and not way.reason]:
+            now = self._send(self._gather(behind))
+            if not now:
+                break
+            sent += now
+        return sent
+
+    def _gather(self, ways: Sequence[PartitionWay]) -> list[Load]:
+        """What comes next, of each way something."""
+        loads: list[Load] = []
+        room = self._bytes_max
+        for way in ways:
+            if room <= 0:
+                break
+            load = self._next_load(way, min(room, RUN_BYTES))
+            if load is not None:
+                loads.append(load)
+                room -= load.size
+        return loads
+
+    def _next_load(self, way: PartitionWay, bytes_max: int) -> Load | None:
+        while (run := way.read(self.log, bytes_max)) is not None:
+            if not run.values:
+                way.next_offset = run.next_offset  # offsets that nobody has
+                continue
+            load = self._cut(way, run)
+            if load is not None:
+                return self._with_offsets(load) if way.partition == self._routing.session_info else load
+        return None
+
+    def _cut(self, way: PartitionWay, run: Run) -> Load | None:
+        """As much of ``run`` as may go at a time; None when its first packet can never go."""
+        limit = self._topics.get(way.partition.topic).bytes_max
+        stop = len(run.values) if not way.packets_max else min(way.packets_max, len(run.values))
+        if limit:
+            sizes = [len(value) + ENVELOPE_BYTES for value in run.values[:stop]]
+            if sizes[0] > limit:
+                self._refuse(Load(way, run, 0, 1), f"{len(run.values[0])} bytes, and the topic takes {limit}")
+                return None
+            stop = _fitting(sizes, limit, together=limit < self._batch_bytes)
+        return Load(way, run, 0, stop)
+
+    # -- session packets ----------------------------------------------------------------------------------------------
+
+    def _with_offsets(self, load: Load) -> Load | None:
+        """As much of ``load`` as what it speaks of is on Kafka, with the offsets that this has there."""
+        values: list[bytes] = []
+        for offset, value in zip(load.offsets, load.values, strict=True):
+            told = session_offsets(value, self._routing)
+            if told is not None and not self._is_there(offset, told.wanted):
+                break
+            values.append(value if told is None else told.translated(self._on_kafka))
+        return load.first(len(values), values) if values else None
+
+    def _is_there(self, offset: int, wanted: Mapping[Partition, int]) -> bool:
+        """Whether all that the session packet at ``offset`` speaks of is on Kafka, as far as there ever was any."""
+        ways = [self._ways[partition] for partition in wanted if partition in self._ways]
+        if self._waits_for[0] != offset:
+            ends = self._ends(ways)
+            waits_for = {place: min(wanted[place], end) for place, end in ends.items()}
+            self._waits_for = offset, waits_for
+        missing = [way for way in ways if not way.placed or way.next_offset < self._waits_for[1][way.partition]]
+        self._ways[self._routing.session_info].reason = f"waits for {missing[0].partition.topic}" if missing else ""
+        return not missing
+
+    def _on_kafka(self, partition: Partition, offset: int) -> int:
+        """What an offset of the local log is on Kafka. Blocks where that is long ago; raises LinkLost."""
+        way = self._ways.get(partition)
+        if way is not None:
+            found = way.map.on_kafka(offset)
+            return found if found is not None else self._look_for(way, offset)
+        if offset:
+            return offset  # not of this log, so not ours to change
+        where = self._where([partition])[partition]
+        if not isinstance(where, Found):
+            raise LinkLost(f"{partition.topic}: {where.reason}")
+        return where.end
+
+    def _look_for(self, way: PartitionWay, offset: int) -> int:
+        search = self._search()
+        try:
+            return search.first_from(way.partition, offset, way.kafka_earliest, way.map.kafka_base)
+        finally:
+            search.close()
+
+    # -- sending ------------------------------------------------------------------------------------------------------
+
+    def _send(self, loads: Sequence[Load]) -> int:
+        """One transaction. Returns how many packets Kafka has taken. Raises LinkLost."""
+        if not loads:
+            return 0
+        assert self._link is not None
+        begun = time.monotonic()
+        now_ms = time.time_ns() // 1_000_000
+        try:
+            taken = self._link.send([load.parcel(now_ms) for load in loads])
+        except Refused as refused:
+            self._on_refused(loads, refused)
+            return 0
+        for load, kafka_offsets in zip(loads, taken, strict=True):
+            load.way.advance(load, kafka_offsets)
+            load.way.packets_max *= 2
+            load.way.reason = ""
+            self._file.note(load.way.partition, load.way.forwarded())
+        self._losses = 0
+        self._adapt(time.monotonic() - begun)
+        return sum(map(len, loads))
+
+    def _adapt(self, seconds: float) -> None:
+        if seconds > SLOW_SECONDS:
+            self._bytes_max = max(TRANSACTION_BYTES_MIN, self._bytes_max // 2)
+        elif seconds < QUICK_SECONDS:
+            self._bytes_max = min(TRANSACTION_BYTES, self._bytes_max * 2)
+
+    def _on_refused(self, loads: Sequence[Load], refused: Refused) -> None:
+        """The transaction is undone. The culprit is looked for by halves, and put aside when it is alone."""
+        named = [load for load in loads if load.way.partition in refused.partitions]
+        self._suspects = [load.way for load in named] if len(named) > 1 else []
+        for load in named if len(named) == 1 else ():
+            if refused.code in FOR_GOOD:
+                self._hold(load.way, refused.reason)
+            elif len(load) == 1:
+                self._refuse(load, refused.reason)
+            else:
+                load.way.packets_max = len(load) // 2
+
+    def _hold(self, way: PartitionWay, reason: str) -> None:
+        """Nothing of ``way`` goes for a while; what it has stays in the local log."""
+        if way.reason != reason:
+            self.worker.log("warn", "topic held", topic=way.partition.topic, partition=way.partition.number, reason=reason)
+        way.reason, way.retry_at = reason, time.monotonic() + BLOCKED_SECONDS
+
+    def _refuse(self, load: Load, reason: str) -> None:
+        """The one packet of ``load`` can never go: to the dead letters with it, and on. Where these take no more it waits."""
+        way = load.way
+        try:
+            self._letters.append([load.letter(0, reason)])
+        except (DeadLettersFull, OSError) as error:
+            self._hold(way, f"{reason}; it cannot be a dead letter: {error}")
+            return
+        self.worker.log(
+            "error",
+            "dead letter",
+            topic=way.partition.topic,
+            partition=way.partition.number,
+            offset=load.offsets[0],
+            reason=reason,
+        )
+        way.next_offset = load.next_offset
+        self._file.note(way.partition, way.forwarded())
+        self._file.save()
+
+    def _save(self, now: float) -> None:
+        if now >= self._save_at:
+            self._save_at = now + SAVE_SECONDS
+            self._file.save()
+
+
+def _fitting(sizes: Sequence[int], limit: int, *, together: bool) -> int:
+    """How many from the first on fit into ``limit``, each by itself, or all of them together."""
+    total = 0
+    for count, size in enumerate(sizes):
+        total += size
+        if size > limit or (together and total > limit and count):
+            return count
+    return len(sizes)
+
+
+def open_log(worker: Worker) -> tuple[LogReader, bytes]:
+    """The local log and its identity. Raises LogConfigurationError, OSError."""
+    spec = worker.spec
+    data_dir = Path(spec.settings.data_dir)
+    identity = claim_data_dir(data_dir)
+    tables = [Path(table) for table in spec.log_tables]
+    return LocalLogReader(data_dir, tables, name=spec.name), identity
+
+
+def run(worker: Worker) -> None:
+    """Play the role until told to stop; ``worker.play`` calls it."""
+    agent = Forwarder(worker, *open_log(worker))
+    try:
+        run_agent(worker, agent)
+    finally:
+        agent.close()
