@@ -450,7 +450,9 @@ class Forwarder:
     def _hold(self, way: PartitionWay, reason: str) -> None:
         """Nothing of ``way`` goes for a while; what it has stays in the local log."""
         if way.reason != reason:
-            self.worker.log("warn", "topic held", topic=way.partition.topic, partition=way.partition.number, reason=reason)
+            self.worker.log(
+                "warn", "topic held", topic=way.partition.topic, partition=way.partition.number, reason=reason
+            )
         way.reason, way.retry_at = reason, time.monotonic() + BLOCKED_SECONDS
 
     def _refuse(self, load: Load, reason: str) -> None:

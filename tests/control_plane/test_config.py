@@ -320,6 +320,7 @@ def test_partition_mappings_in_every_form() -> None:
         ({"PrometheusMetricPort": 13579}, "PrometheusMetricPort = 13579: is the port of the Stream API, too"),
         ({"PrometheusMetricPort": 15379}, "PrometheusMetricPort = 15379: is the port of the key generator, too"),
         ({"Security": {"SaslUsername": "u", "SaslPassword": "p"}}, "BrokerUrl: is empty, but Security is set"),
+        ({"BrokerUrl": "a:1", "ForwardTo": "b:2"}, "ForwardTo = b:2: is set together with BrokerUrl"),
         ({"RetentionBytes": "32 MiB"}, "RetentionBytes = 32 MiB: must be at least two segments"),
         ({"ReaderBufferBytes": "64 KiB"}, "ReaderBufferBytes = 64 KiB: must be at least MaxPacketBytes"),
         ({"UseRemoteKeyGenerator": True}, "UseRemoteKeyGenerator = true: needs RemoteKeyGeneratorServiceAddress"),

@@ -35,7 +35,19 @@ OUTSIDE: dict[str, set[str]] = {
 }
 """Packages that may import only these besides the standard library."""
 
-NO_GRPC = ("producer", "consumer", "forwarder", "log", "local_log", "kafka_log", "segments", "worker", "record", "frame", "link")
+NO_GRPC = (
+    "producer",
+    "consumer",
+    "forwarder",
+    "log",
+    "local_log",
+    "kafka_log",
+    "segments",
+    "worker",
+    "record",
+    "frame",
+    "link",
+)
 
 ALL = dict(modules())
 
