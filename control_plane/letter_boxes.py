@@ -20,9 +20,9 @@ from pathlib import Path
 
 import msgspec
 
-from trackside.control_plane.durable import replace_file
 from trackside.control_plane.exit_codes import CommandFailed, ExitCode
 from trackside.data_plane.dead_letters import DeadLetterFile, Found, now_text
+from trackside.data_plane.durable import replace_file
 from trackside.data_plane.spec import Settings
 
 __all__ = ["LetterBoxes", "SentAgain"]
