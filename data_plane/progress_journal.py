@@ -32,7 +32,7 @@ import msgspec
 from trackside.data_plane.data_dir import sync_directory
 from trackside.data_plane.log import Partition, Progress
 
-__all__ = ["PAIRS_MAX", "ProgressJournal"]
+__all__ = ["PAIRS_MAX", "ProgressJournal", "whole_frames"]
 
 PAIRS_MAX = 100_000
 """Groups times partitions: some 30 MB of memory. Beyond it the pair that was not committed for longest is forgotten."""
@@ -145,7 +145,7 @@ class ProgressJournal:
         found: dict[tuple[str, Partition], _Kept] = {}
         for path in sorted(self.path.parent.glob(f"*{SUFFIX}")):
             whole_bytes = 0
-            for body, whole_bytes in _frames(path.read_bytes()):  # noqa: B007 - the last one is used
+            for body, whole_bytes in whole_frames(path.read_bytes()):  # noqa: B007 - the last one is used
                 for topic, number, offset, stamp in body.rows:
                     pair, row = (body.group, Partition(topic, number)), Progress(body.identity, offset)
                     if pair not in found or found[pair].stamp < stamp:
@@ -220,7 +220,7 @@ def _frame(group: str, identity: bytes, rows: list[_Row]) -> bytes:
     return b"".join(frames)
 
 
-def _frames(journal: bytes) -> Iterator[tuple[_Body, int]]:
+def whole_frames(journal: bytes) -> Iterator[tuple[_Body, int]]:
     """Each whole frame from the beginning and where it ends; nothing behind the first that is not."""
     start = 0
     while start + _HEADER.size <= len(journal):

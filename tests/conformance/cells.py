@@ -22,13 +22,34 @@ from trackside.data_plane.naming import Naming, naming_of
 from trackside.data_plane.spec import Settings
 from trackside.shm.counters import read_counters
 
-__all__ = ["MAPPINGS", "Cell", "Cells", "Entry"]
+__all__ = ["CELLS", "MAPPINGS", "Cell", "Cells", "Entry", "cell_params"]
+
+CELLS = (
+    "topic legacy local 2/2/2",
+    "topic domain kafka 1/1/1",
+    "partition legacy kafka 2/2/2",
+    "partition domain local 1/1/1",
+)
+"""A server of each strategy and naming, each strategy on both logs, each log in both shapes."""
 
 MAPPINGS = {"one": 1, "two": 2}
 """Streams that have a partition of their own in the cells with partitions."""
 
 BATCHING = ("domain",)
 """Cells of this naming batch their responses, so that each strategy has both."""
+
+
+SEGMENT_BYTES, RETENTION_BYTES = 8 << 20, 32 << 20
+"""Of a partition of the local log: small, so that a test can see retention, and more than any other test writes."""
+
+
+def cell_params(*words: str) -> list[Any]:
+    """Parameters for the fixture ``cell``: the cells whose names have all of these words."""
+    return [
+        pytest.param(name, marks=[pytest.mark.kafka] if "kafka" in name.split() else [])
+        for name in CELLS
+        if set(words) <= set(name.split())
+    ]
 
 
 class Entry(NamedTuple):
@@ -42,7 +63,7 @@ class Entry(NamedTuple):
 class Cell:
     """One running server, and its log as other programs see it."""
 
-    def __init__(self, name: str, folder: Path, broker: KafkaBroker | None) -> None:
+    def __init__(self, name: str, folder: Path, broker: KafkaBroker | None, **environment: str) -> None:
         self.strategy, naming, _, shape = name.split()
         self.broker = broker
         domain = f"Conf{uuid.uuid4().hex[:8]}" if naming == "domain" else ""
@@ -54,11 +75,14 @@ class Cell:
             TRACKSIDE_DOMAIN=domain,
             TRACKSIDE_BATCHING_RESPONSES=str(naming in BATCHING),
             TRACKSIDE_READER_BUFFER_BYTES="64 MiB",  # so that it is not what keeps responses small
+            TRACKSIDE_SEGMENT_BYTES=str(SEGMENT_BYTES),
+            TRACKSIDE_RETENTION_BYTES=str(RETENTION_BYTES),
         )
         if self.partitions:
             for index, (stream, number) in enumerate(MAPPINGS.items()):
                 prefix = f"StreamApiConfig__PartitionMappings__{index}__"
                 self.server.environment.update({f"{prefix}Stream": stream, f"{prefix}Partition": str(number)})
+        self.server.environment.update(environment)
         self.server.start()
 
     @property

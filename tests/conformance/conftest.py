@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
-from conformance.cells import Cell, Cells
+from conformance.cells import Cell, Cells, cell_params
 from server import Client
 
 
@@ -17,20 +17,13 @@ def cells(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     cells.close()
 
 
-@pytest.fixture(
-    params=[
-        "topic legacy local 2/2/2",
-        pytest.param("topic domain kafka 1/1/1", marks=pytest.mark.kafka),
-        pytest.param("partition legacy kafka 2/2/2", marks=pytest.mark.kafka),
-        "partition domain local 1/1/1",
-    ]
-)
+@pytest.fixture(params=cell_params())
 def cell(request: pytest.FixtureRequest, cells: Cells) -> Cell:
     """A server of each strategy and naming, where these make a difference."""
     return cells.get(request.param)
 
 
-@pytest.fixture(params=["topic legacy local 2/2/2", pytest.param("topic domain kafka 1/1/1", marks=pytest.mark.kafka)])
+@pytest.fixture(params=cell_params("topic"))
 def topic_cell(request: pytest.FixtureRequest, cells: Cells) -> Cell:
     """A server on each log, where streams are topics."""
     return cells.get(request.param)

@@ -152,7 +152,7 @@ _SESSIONS = [
     Fact("S11", BETTER, "A subscriber that has gone is forgotten at once."),
     Fact("S12", BETTER, "Ending a session twice writes one packet and answers the same."),
     Fact("S13", BETTER, "EndSession with the data source of another session does nothing."),
-    Fact("S14", OPEN, "The sessions gauge follows every change, own and foreign.", "No test yet."),
+    Fact("S14", BETTER, "The sessions gauge follows every change, own and foreign."),
     Fact("S15", BETTER, "A change or end that stands in the log before its session is held until that comes."),
     Fact("S16", BETTER, "At start, sessions are read up to the end of the log as it was then, not until it is quiet."),
     Fact("S17", BETTER, "A session is answered when the log has it."),

@@ -2,7 +2,7 @@
 
 A mark stands on a test, a class of tests or, as ``pytestmark``, on a whole module; its arguments are plain strings. A
 test runs on both logs, or in both shapes, when it or a fixture that it asks for is parametrised so: what its parameters
-mention tells.
+mention tells. Where they name cells of the conformance tests by words, those cells tell.
 """
 
 from __future__ import annotations
@@ -19,6 +19,10 @@ __all__ = ["FACT", "REFERENCE_TEST", "MarkedTest", "marked_tests"]
 TESTS = Path(__file__).resolve().parents[1]
 CONTRACT = TESTS / "log_contract.py"
 """Tests that classes elsewhere inherit, one class for each log."""
+
+CELLS = TESTS / "conformance" / "cells.py"
+NAMING_CELLS = ("only", "cell_params")
+"""What is called with words that cells have in their names; no words mean all cells."""
 
 FACT, REFERENCE_TEST = "fact", "reference_test"
 
@@ -62,7 +66,7 @@ def _of_module(path: Path) -> Iterator[MarkedTest]:
                 tuple(marked[FACT]),
                 tuple(marked[REFERENCE_TEST]),
                 "both logs" if path == CONTRACT else _logs(about),
-                any(_mentions(each, "SHAPES") or _has_text(each, "2/2/2") for each in about),
+                _shapes(about),
             )
 
 
@@ -97,9 +101,36 @@ def _arguments(marks: list[ast.expr]) -> defaultdict[str, list[str]]:
 
 
 def _logs(about: list[ast.expr]) -> str:
+    if cells := _cells(about):
+        logs = {name.split()[2] for name in cells}
+        return "both logs" if len(logs) == 2 else "Kafka" if logs == {"kafka"} else ""
     if any(_mentions(each, "kafka") and _mentions(each, "params", "local", "parametrize") for each in about):
         return "both logs"
     return "Kafka" if any(_mentions(each, "kafka") for each in about) else ""
+
+
+def _shapes(about: list[ast.expr]) -> bool:
+    if cells := _cells(about):
+        return len({name.split()[3] for name in cells}) == 2
+    return any(_mentions(each, "SHAPES") or _has_text(each, "2/2/2") for each in about)
+
+
+def _cells(about: list[ast.expr]) -> list[str]:
+    """The cells that the first of these names by words: marks stand before fixtures."""
+    for node in (node for each in about for node in ast.walk(each)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in NAMING_CELLS:
+            words = {ast.literal_eval(argument) for argument in node.args}
+            return [name for name in _all_cells() if words <= set(name.split())]
+    return []
+
+
+@cache
+def _all_cells() -> tuple[str, ...]:
+    for node in _tree(CELLS).body:
+        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "CELLS" for t in node.targets):
+            found: tuple[str, ...] = ast.literal_eval(node.value)
+            return found
+    raise LookupError(f"{CELLS}: no CELLS")
 
 
 def _mentions(expression: ast.expr, *words: str) -> bool:

@@ -202,51 +202,6 @@ def test_a_new_stream_appears_in_the_session_of_its_data_source(topic_cell: Cell
     assert list(info(client, other).streams) == []
 
 
-@pytest.mark.fact("A8")
-def test_each_read_of_a_connection_begins_at_its_offsets(cell: Cell, client: Client, source: str) -> None:
-    for number in range(4):
-        client.write(source, data.Packet(id=number), stream="one")
-    details = api_pb2.ConnectionDetails(data_source=source, streams=["one"], stream_offsets=[2], main_offset=7)
-    connection = client.connections.NewConnection(api_pb2.NewConnectionRequest(details=details), **CALL).connection
-    together = [open_packets(client, connection) for _ in range(2)]
-    assert [numbers_of(take(call, 2)) for call in together] == [[2, 3]] * 2
-    assert numbers_of(client.read(connection, 2)) == [2, 3]
-    asked = api_pb2.GetConnectionRequest(connection=connection)
-    assert client.connections.GetConnection(asked, **CALL).details == details
-
-
-@pytest.mark.fact("A9", "R5", "K3")
-def test_offsets_are_absolute_and_belong_to_their_stream(cell: Cell, client: Client, source: str) -> None:
-    for stream in ("one", "two", ""):
-        for number in range(4):
-            client.write(source, data.Packet(id=number), stream=stream)
-    streams = ["one", "two"]
-    some = client.connect(source, streams=streams, stream_offsets=[3, 1], main_offset=2)
-    assert found_in(client.read(some, 6)) == {(3, "one"), (1, "two"), (2, "two"), (3, "two"), (2, ""), (3, "")}
-    fewer = client.connect(source, streams=streams, stream_offsets=[3], exclude_main_stream=True)
-    assert found_in(client.read(fewer, 5)) == {(3, "one"), *((number, "two") for number in range(4))}
-    twice = client.connect(source, streams=["two", "two"], stream_offsets=[2, 0], exclude_main_stream=True)
-    responses = client.read(twice, 2)
-    assert numbers_of(responses) == [2, 3]
-
-
-@pytest.mark.fact("A9")
-def test_the_end_is_where_the_stream_ends_now(cell: Cell, client: Client, source: str) -> None:
-    """Nobody can say when a read has found the end: so packets are written until one arrives."""
-    for number in range(4):
-        client.write(source, data.Packet(id=number), stream="one", **LOGGED)
-    connection = client.connect(source, streams=["one"], stream_offsets=[-1], exclude_main_stream=True)
-    call = open_packets(client, connection)
-    with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(lambda: next(each_packet(call)).packet.id)
-        number = 4
-        while not first.done():
-            client.write(source, data.Packet(id=number), stream="one", **LOGGED)
-            number += 1
-        assert first.result() >= 4
-    call.cancel()
-
-
 @pytest.mark.fact("A10", "C1")
 def test_the_session_filter_is_on_the_key_of_the_request(cell: Cell, client: Client, source: str) -> None:
     for number, key in enumerate(["mine", "other", "", "mine"]):
@@ -266,22 +221,6 @@ def test_essentials_come_from_both_with_their_labels(cell: Cell, client: Client,
     essentials = list(each_packet(open_essentials(client, connection)))
     assert [(r.packet.id, r.stream, r.packet.is_essential) for r in essentials] == [(1, "", True), (2, "", True)]
     assert all(r.submit_time.seconds for r in essentials)
-
-
-@pytest.mark.fact("A13", "R7", "R8")
-def test_essentials_follow_a_session_and_else_end(cell: Cell, client: Client, source: str) -> None:
-    assert list(open_essentials(client, client.connect(source))) == []  # nothing there, and nothing waited for
-    key = create(client, source)
-    for number in range(3):
-        client.write(source, data.Packet(id=number, is_essential=True), session_key=key, **LOGGED)
-    from_second = client.connect(source, essentials_offset=1, main_offset=2)
-    assert numbers_of(list(each_packet(open_essentials(client, from_second)))) == [1, 2]
-    call = open_essentials(client, client.connect(source, session_key=key))
-    follow = each_packet(call)
-    assert numbers_of(list(itertools.islice(follow, 3))) == [0, 1, 2]
-    client.write(source, data.Packet(id=3, is_essential=True), session_key=key)
-    assert next(follow).packet.id == 3
-    call.cancel()
 
 
 @pytest.mark.fact("A14", "W10")
@@ -439,15 +378,3 @@ def test_packets_of_the_server_have_the_types_that_others_look_for(cell: Cell, c
         assert (entry.partition, entry.key, entry.packet.type) == (0, b"", "DataFormatDefinition")
         assert entry.packet.is_essential and entry.packet.session_key == ""
         assert data.DataFormatDefinitionPacket.FromString(entry.packet.content).identifier == number
-
-
-@pytest.mark.fact("A25", "R6")
-def test_no_streams_means_all_with_their_labels_and_later_ones_too(cell: Cell, client: Client, source: str) -> None:
-    client.write(source, data.Packet(id=1), stream="one")
-    client.write(source, data.Packet(id=2))
-    call = open_packets(client, client.connect(source))
-    found = each_packet(call)
-    assert found_in(list(itertools.islice(found, 2))) == {(1, "one"), (2, "")}
-    client.write(source, data.Packet(id=3), stream="two")
-    assert found_in([next(found)]) == {(3, "two")}
-    call.cancel()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -10,7 +9,8 @@ from pathlib import Path
 import msgspec
 import pytest
 from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, Producer, TopicPartition
-from kafka_broker import SASL_PASSWORD, SASL_USER, KafkaBroker
+from kafka_broker import KafkaBroker
+from kafka_log_support import PARTITIONS, KafkaUnderTest
 from log_contract import (
     OTHER_RING,
     READ_BYTES,
@@ -29,64 +29,11 @@ from log_contract import (
 )
 
 from trackside.data_plane.dead_letters import DeadLetter, DeadLetterFile
-from trackside.data_plane.kafka_log import KafkaLogReader, KafkaLogWriter
 from trackside.data_plane.kafka_topics import KafkaTopics
 from trackside.data_plane.log import LogConfigurationError, Partition, Watermarks
 from trackside.data_plane.record import Route
-from trackside.data_plane.spec import Settings
 
 pytestmark = pytest.mark.kafka
-
-PARTITIONS = 2
-_names = itertools.count()
-
-
-class KafkaUnderTest:
-    """Writers and readers of one test, closed by :meth:`close`."""
-
-    partitions = PARTITIONS
-    essentials_first = False
-
-    def __init__(self, broker: KafkaBroker, data_dir: Path) -> None:
-        self.broker = broker
-        self.settings = Settings(broker=broker.address, data_dir=str(data_dir))
-        self.dead_letters = self.topic("dead")
-        self._open: list[KafkaLogWriter | KafkaLogReader] = []
-
-    def topic(self, name: str) -> str:
-        return f"{name}-{next(_names)}"
-
-    def writer(self, settings: Settings | None = None) -> KafkaLogWriter:
-        made = KafkaLogWriter(
-            settings or self.settings,
-            wake=lambda: None,
-            partitions_of=lambda topic: PARTITIONS,
-            dead_letter_topic=self.dead_letters,
-        )
-        self._open.append(made)
-        return made
-
-    def reader(self, settings: Settings | None = None) -> KafkaLogReader:
-        made = KafkaLogReader(settings or self.settings, wake=lambda: None)
-        self._open.append(made)
-        return made
-
-    def secured(self, password: str = SASL_PASSWORD) -> Settings:
-        """Settings for the listener that asks who we are."""
-        security = {
-            "security.protocol": "SASL_PLAINTEXT",
-            "sasl.mechanism": "PLAIN",
-            "sasl.username": SASL_USER,
-            "sasl.password": password,
-        }
-        return msgspec.structs.replace(self.settings, broker=self.broker.sasl_address, security=security)
-
-    def close(self) -> None:
-        for each in self._open:
-            if isinstance(each, KafkaLogWriter):
-                each.close(0.0)
-            else:
-                each.close()
 
 
 @pytest.fixture

@@ -176,6 +176,7 @@ def test_info_packets_are_counted_for_info_and_sessions_for_their_source(
     assert grown("info_packets_routed_bytes_total") == 3 * packet.ByteSize()
 
 
+@pytest.mark.fact("S14")
 def test_sessions_and_formats_are_counted_at_once(shared_server: Server, client: Client, source: str) -> None:
     """Of this server's own making: the reference counts those of other servers only."""
     for expected in (1.0, 2.0):
