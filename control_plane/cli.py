@@ -120,7 +120,7 @@ def _flags_of(given: dict[str, Any]) -> dict[str, object]:
 
 
 def _serve() -> click.Command:
-    def serve(config: str | None, **given: Any) -> int:
+    def serve(config: str | None, take_over: bool, **given: Any) -> int:
         from trackside.control_plane.config import conclude
 
         conclusion = conclude(config, flags=_flags_of(given))
@@ -131,17 +131,21 @@ def _serve() -> click.Command:
 
         from trackside.control_plane.supervisor import run_server
 
-        return run_server(conclusion.settings, warnings=conclusion.warnings)
+        return run_server(conclusion.settings, warnings=conclusion.warnings, take_over=take_over)
 
     return _command(
         serve,
-        _setting_options(),
+        [
+            *_setting_options(),
+            _flag("--take-over", "From the server that has the run directory: it drains, this one goes on."),
+        ],
         "Run the server until SIGTERM or Ctrl-C, then drain. Every key of docs/configuration.md can also stand in the "
         "file or in the environment; `trackside check-config` shows what would hold.",
         """
         trackside serve
         trackside serve --port 0 --data-dir ./data --gateways 2
         trackside serve --config AppConfig.json --broker kafka:9092
+        trackside serve --config AppConfig.json --take-over
         """,
     )
 

@@ -40,7 +40,7 @@ from trackside.data_plane.spec import Settings
 
 __all__ = ["Conclusion", "ConfigError", "Effective", "conclude", "load_settings"]
 
-RUN_DIR_BYTES_MAX = 107 - len("/control.sock")
+RUN_DIR_BYTES_MAX = 107 - len("/control-999999.sock")
 """The run directory holds a Unix socket, whose path the kernel bounds to 107 bytes (unix(7))."""
 
 

@@ -3,8 +3,9 @@
 ::
 
     <run dir>/lock                     flock, inherited by every worker: who gets it knows that all of them have exited
+             /starting                 flock of a supervisor that starts, until it has ``lock``: one at a time
              /connections              journal of the connection table, above the instances
-             /control.sock             the control plane's Unix socket
+             /control-<seq>.sock       the control plane's Unix socket
              /server.json              what observers need: processes, links, ports, state
              /instances/<seq>-<guid>/  one start of the server
                  laid-out              empty; made last: without it nobody has ever used what is there
@@ -44,12 +45,12 @@ LOCK_WAIT_SECONDS = 10.0
 LAID_OUT = "laid-out"
 
 
-def lock_directory(path: Path, what: str, instance: str) -> InstanceLock:
-    """Make ``path`` (mode 0700) and take its lock. Raises CommandFailed with one sentence."""
+def lock_directory(path: Path, what: str, instance: str, *, name: str = "lock", take: bool = True) -> InstanceLock:
+    """Make ``path`` (mode 0700) and take its lock, or with ``take=False`` open it for later. Raises CommandFailed."""
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = InstanceLock(path, instance)
-        lock.acquire(LOCK_WAIT_SECONDS)
+        lock = InstanceLock(path, instance, name)
+        lock.acquire(LOCK_WAIT_SECONDS) if take else lock.open()
     except Locked as error:
         raise CommandFailed(ExitCode.TRY_AGAIN, f"{what} {error}; stop that server or choose another") from None
     except OSError as error:
@@ -58,34 +59,70 @@ def lock_directory(path: Path, what: str, instance: str) -> InstanceLock:
 
 
 class RunDirectory:
-    """Made by the supervisor, which owns it until it exits."""
+    """Made by the supervisor, which owns it until it exits.
 
-    def __init__(self, settings: Settings) -> None:
+    With ``beside=True`` another server still has it: this one lays out its instance next to that one's, and owns the
+    directory when :meth:`take` says so.
+    """
+
+    def __init__(self, settings: Settings, *, beside: bool = False) -> None:
         self.settings = settings
         self.path = Path(settings.run_dir)
         self.guid = uuid.uuid4().hex
-        self.lock = lock_directory(self.path, "run directory", self.guid)
-        instances = self.path / "instances"
-        self.stale = list(self._clean(instances))
-        last = int(self.stale[-1].name.split("-")[0]) if self.stale else 0
-        self.instance = instances / f"{last + 1:06d}-{self.guid}"
+        self.stale: list[Path] = []
+        # Else who starts while one server takes over from another could get the lock between them, and clean up.
+        self._starting = lock_directory(self.path, "another server is starting:", self.guid, name="starting")
+        self.lock = lock_directory(self.path, "run directory", self.guid, take=not beside)
+        if not beside:
+            self._own()
+        self._sequence = self._last_sequence() + 1
+        self.instance = self._instances / f"{self._sequence:06d}-{self.guid}"
         self.topology = Topology(settings, self.instance)
 
-    def _clean(self, instances: Path) -> Iterator[Path]:
+    def take(self) -> bool:
+        """Own the directory, once the server that had it has exited with all its processes. Does not wait."""
+        if not self.lock.try_acquire():
+            return False
+        self._own()
+        return True
+
+    @property
+    def _instances(self) -> Path:
+        return self.path / "instances"
+
+    def _own(self) -> None:
+        self._starting.release()
+        self.stale = list(self._clean())
+
+    def _clean(self) -> Iterator[Path]:
         """Dead instances that hold accepted packets, oldest first; the others are removed."""
         try:
-            instances.mkdir(mode=0o700, exist_ok=True)
-            for folder in sorted(folder for folder in instances.iterdir() if folder.is_dir()):
+            self._instances.mkdir(mode=0o700, exist_ok=True)
+            for folder in sorted(folder for folder in self._instances.iterdir() if folder.is_dir()):
+                if folder.name.endswith(self.guid):
+                    continue
                 if holds_packets(folder):
                     yield folder
                 else:
                     shutil.rmtree(folder)
+            for socket in self.path.glob("control*.sock"):
+                socket.unlink()
         except OSError as error:
-            raise CommandFailed(ExitCode.CANNOT_CREATE, f"run directory {instances}: {error.strerror}") from None
+            raise CommandFailed(ExitCode.CANNOT_CREATE, f"run directory {self._instances}: {error.strerror}") from None
+
+    def _last_sequence(self) -> int:
+        numbers = (folder.name.split("-")[0] for folder in self._instances.iterdir())
+        return max((int(number) for number in numbers if number.isdecimal()), default=0)
 
     @property
     def control_socket(self) -> str:
-        return str(self.path / "control.sock")
+        """One an instance: gateways that take over must not ask the control plane that they take over from."""
+        return str(self.path / f"control-{self._sequence}.sock")
+
+    def close(self) -> None:
+        """Let go of the locks; workers that inherited them keep them."""
+        self._starting.release()
+        self.lock.release()
 
     def lay_out(self) -> None:
         """Make everything of this instance, or nothing and say how much room is missing. Raises CommandFailed."""

@@ -3,7 +3,8 @@
 It owns the run directory with all shared memory, the table of processes, the reservation of the ports, restarts,
 signals and what systemd is told. Everything happens on its main thread in one loop of at most 50 ms a round.
 
-Start: lock, recover what dead instances left, lay out, start producers, consumers, control plane and gateways.
+Start: lock, lay out, start gateways, recover what dead instances left, start producers, consumers, control plane.
+Take-over: the same, but the lock is had after the gateways are up, from a server that drains (``take_over.py``).
 Stop: gateways first (take no more, end streams with a status), then the control plane, then producers (log what the
 rings hold) and consumers, within the drain bound.
 """
@@ -17,7 +18,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -25,7 +26,8 @@ from trackside.control_plane.embedded import LIFELINE
 from trackside.control_plane.exit_codes import CommandFailed, ExitCode
 from trackside.control_plane.notify import Notifier
 from trackside.control_plane.ports import PortReservation
-from trackside.control_plane.run_directory import RunDirectory, lock_directory
+from trackside.control_plane.run_directory import LOCK_WAIT_SECONDS, RunDirectory, lock_directory
+from trackside.control_plane.take_over import Predecessor, find_predecessor, log_name
 from trackside.control_plane.topology import RECOVERY
 from trackside.control_plane.worker_handle import WorkerHandle
 from trackside.data_plane.data_dir import read_identity
@@ -36,6 +38,7 @@ from trackside.data_plane.worker import log_line
 from trackside.shm.fence import UnsupportedMachine, require_ordering
 from trackside.shm.liveness import WorkerState, create_doorbell
 from trackside.shm.ring import RingView
+from trackside.shm.segment import Locked
 
 __all__ = ["Supervisor", "run_server"]
 
@@ -53,20 +56,28 @@ DRAIN_SHARES = (
 )
 """Who is stopped after whom, and which part of the drain bound may have passed by then."""
 
+TAKE_OVER_SECONDS = 10.0
+"""Beyond its drain bound, what a server that is taken over from has for exiting with all its processes."""
+
+TAKE_OVER_ROUND_SECONDS = 0.01
+
 LEAVE_SECONDS = 2.0
 """What a process has for leaving when the bound has passed; it needs milliseconds."""
 
 
-def run_server(settings: Settings, *, banner: bool = True, warnings: Sequence[str] = ()) -> int:
+def run_server(
+    settings: Settings, *, banner: bool = True, warnings: Sequence[str] = (), take_over: bool = False
+) -> int:
     """Run a server until SIGTERM or SIGINT; returns an exit code. Blocks. Raises CommandFailed before it serves.
 
-    ``warnings`` about the settings are logged when nothing is in the way of the start.
+    ``warnings`` about the settings are logged when nothing is in the way of the start. With ``take_over`` from the
+    server that has the run directory, if there is one.
     """
     try:
         require_ordering()
     except UnsupportedMachine as error:
         raise CommandFailed(ExitCode.CONFIGURATION, str(error)) from None
-    supervisor = Supervisor(settings, banner=banner)
+    supervisor = Supervisor(settings, banner=banner, predecessor=find_predecessor(settings) if take_over else None)
     for warning in warnings:
         log_line("warn", "supervisor", "configuration", reason=warning)
     try:
@@ -76,9 +87,10 @@ def run_server(settings: Settings, *, banner: bool = True, warnings: Sequence[st
 
 
 class Supervisor:
-    def __init__(self, settings: Settings, *, banner: bool = True) -> None:
+    def __init__(self, settings: Settings, *, banner: bool = True, predecessor: Predecessor | None = None) -> None:
         self.settings = settings
         self._banner = banner
+        self._predecessor = predecessor
         self._began = time.monotonic()
         self._stop_signal = 0
         self._state = ""
@@ -89,15 +101,17 @@ class Supervisor:
         self._watched_at = self._awake_since = time.monotonic()
         self._systemd = Notifier()
         self._lifeline = [int(os.environ.pop(LIFELINE))] if LIFELINE in os.environ else []
-        self.run_directory = RunDirectory(settings)
+        join = predecessor is not None
+        self.run_directory = RunDirectory(settings, beside=join)
         data_dir = Path(settings.data_dir)
-        self._data_lock = lock_directory(data_dir, "data directory", self.run_directory.guid)
+        self._data_lock = lock_directory(data_dir, "data directory", self.run_directory.guid, take=not join)
         _check_data_directory(data_dir)
+        port, key_port, status_port = _wanted_ports(settings, predecessor)
         self._ports = [
-            PortReservation(settings.listen_address, settings.port, "StreamApiPort"),
-            PortReservation(settings.listen_address, settings.key_port, "KeyGeneratorPort"),
+            PortReservation(settings.listen_address, port, "StreamApiPort", join=join),
+            PortReservation(settings.listen_address, key_port, "KeyGeneratorPort", join=join),
         ]
-        self._status_port = PortReservation(settings.status_address, settings.status_port, "PrometheusMetricPort")
+        self._status_port = PortReservation(settings.status_address, status_port, "PrometheusMetricPort", join=join)
         self.run_directory.lay_out()
         topology = self.run_directory.topology
         self._doorbells = {name: create_doorbell() for name, _, _ in topology.names}
@@ -115,6 +129,8 @@ class Supervisor:
     def run(self) -> int:
         self._catch_signals()
         self._start(self._of_roles("gateway"))
+        if self._predecessor is not None and not self._take_over(self._predecessor):
+            return int(ExitCode.OK)
         while not self._stop_signal:
             self._watch(restart=True)
             if self._is_recovered():
@@ -128,6 +144,58 @@ class Supervisor:
             self._tell()
             self._wait()
         return self._drain()
+
+    # -- taking over --------------------------------------------------------------------------------------------------
+
+    def _take_over(self, old: Predecessor) -> bool:
+        """Until what the old server had is ours; False when a signal came before it was asked to drain.
+
+        Raises CommandFailed, and leaves the old one as it is, when our gateways cannot be brought up beside it.
+        """
+        gateways = self._of_roles("gateway")
+        if not self._await(lambda: all(gateway.up for gateway in gateways), self.settings.start_seconds, gateways):
+            self._stop_all(gateways, LEAVE_SECONDS)
+            shutil.rmtree(self.run_directory.instance, ignore_errors=True)
+            if self._stop_signal:
+                return False
+            why = next(
+                filter(None, (gateway.liveness.read_reason() for gateway in gateways)), "they are not up in time"
+            )
+            raise CommandFailed(
+                ExitCode.TRY_AGAIN, f"cannot take over, the gateways do not start: {why}; pid {old.pid} goes on"
+            )
+        log_line("info", "supervisor", "taking over", pid=old.pid)
+        begun = time.monotonic()
+        old.drain()
+        if not self._await(self.run_directory.take, self.settings.drain_seconds + TAKE_OVER_SECONDS):
+            log_line("warn", "supervisor", "killed the server before, which did not drain in time", pid=old.pid)
+            old.kill()
+            if not self._await(self.run_directory.take, TAKE_OVER_SECONDS):
+                raise CommandFailed(ExitCode.TRY_AGAIN, f"cannot take over: processes of pid {old.pid} do not exit")
+        self._take_data_lock()
+        old.close()
+        log_line("info", "supervisor", "took over", pid=old.pid, seconds=round(time.monotonic() - begun, 3))
+        return True
+
+    def _await(self, condition: Callable[[], bool], seconds: float, needed: Sequence[WorkerHandle] = ()) -> bool:
+        """Looks after the workers meanwhile; gives up early when one of those ``needed`` is given up, or at a signal."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            given_up = any(worker.state == "given_up" for worker in needed)
+            if given_up or (needed and self._stop_signal) or time.monotonic() > deadline:
+                return False
+            self._watch(restart=True)
+            time.sleep(TAKE_OVER_ROUND_SECONDS)
+        return True
+
+    def _take_data_lock(self) -> None:
+        """Held by the same processes as the run directory's, unless the data directory is another server's."""
+        try:
+            self._data_lock.acquire(LOCK_WAIT_SECONDS)
+        except Locked as error:
+            raise CommandFailed(ExitCode.TRY_AGAIN, f"data directory {error}; stop that server") from None
+
+    # -- the loop, by parts -------------------------------------------------------------------------------------------
 
     def _is_recovered(self) -> bool:
         """Whether nothing is left of dead instances. While there is, the recovery runs; also again, if somebody
@@ -206,6 +274,7 @@ class Supervisor:
             stale_instances=[str(folder) for folder in directory.stale],
             public_addresses=[port.address for port in self._ports] if slot.role == "gateway" else [],
             status_port=self._status_port.port if slot.role == "control-plane" else 0,
+            holds_writes=self._predecessor is not None and slot.role == "gateway",
         )
 
     # -- telling ------------------------------------------------------------------------------------------------------
@@ -265,7 +334,7 @@ class Supervisor:
             "port": self._ports[0].port,
             "key_port": self._ports[1].port,
             "status_port": self._status_port.port,
-            "log": f"kafka {self.settings.broker}" if self.settings.broker else f"local {self.settings.data_dir}",
+            "log": log_name(self.settings),
             "forward_to": self.settings.forward_to,
             "processes": processes,
             "links": [
@@ -290,7 +359,7 @@ class Supervisor:
         if not self._banner:
             return
         s = self.settings
-        log = f"kafka {s.broker}" if s.broker else f"local {s.data_dir}"
+        log = log_name(s)
         log += f", forwarded to {s.forward_to}" if s.forward_to else ""
         shape = f"{s.gateways} gateway(s), {s.producers} producer(s), {s.consumers} consumer(s)"
         host = "localhost" if s.listen_address in ("0.0.0.0", "127.0.0.1", "::") else s.listen_address
@@ -360,7 +429,16 @@ class Supervisor:
         for port in (*self._ports, self._status_port):
             port.close()
         self._data_lock.release()
-        self.run_directory.lock.release()
+        self.run_directory.close()
+
+
+def _wanted_ports(settings: Settings, predecessor: Predecessor | None) -> tuple[int, int, int]:
+    """As configured; 0, any that is free, means those of the server that is taken over from."""
+    wanted = (settings.port, settings.key_port, settings.status_port)
+    if predecessor is None:
+        return wanted
+    port, key_port, status_port = (own or its for own, its in zip(wanted, predecessor.ports, strict=True))
+    return port, key_port, status_port
 
 
 def _check_data_directory(path: Path) -> None:

@@ -309,6 +309,7 @@ class Peer:
         self._submissions: dict[_Submission, None] = {}  # oldest first
         self._blocked: set[str] = set()  # topics of submissions that wait for a topic's share
         self._is_full = False  # a submission waits for room, and everybody behind it
+        self._held = worker.spec.holds_writes
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -492,11 +493,17 @@ class Peer:
             count = len(self._submissions) - 1
             raise self._refusal(submission, f"at once, since {count} requests of {waiting >> 20} MiB wait already")
 
-    @staticmethod
-    def _try(parcels: Mapping[ProducerProxy, Parcel]) -> Accepted | None:
+    def _try(self, parcels: Mapping[ProducerProxy, Parcel]) -> Accepted | None:
+        if self._held and self._must_wait():
+            return None
         if not all(producer.has_room(parcel) for producer, parcel in parcels.items()):
             return None
         return [producer.publish(parcel) for producer, parcel in parcels.items()]
+
+    def _must_wait(self) -> bool:
+        """Whether a server that is taken over from may still log: our producers are started when all of it is gone."""
+        self._held = not all(producer.liveness.epoch for producer in self.producers)
+        return self._held
 
     def _admit(self) -> None:
         """Let waiting requests in, oldest first; one that waits for its topic's share holds up only its topics."""

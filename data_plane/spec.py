@@ -127,6 +127,7 @@ class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
     stale_instances: list[str] = []  # recovery only: folders of dead instances, oldest first
     public_addresses: list[str] = []  # gateways only: host:port
     status_port: int = 0  # control plane only, on settings.status_address; 0: none
+    holds_writes: bool = False  # gateways only: accept none before the producers have been started
 
     def slot(self, name: str) -> SlotSpec:
         return next(slot for slot in self.slots if slot.name == name)

@@ -193,34 +193,45 @@ class Locked(Exception):
 
 
 class InstanceLock:
-    """``flock`` on ``<directory>/lock``, held until the last process that inherited ``fd`` has exited.
+    """``flock`` on ``<directory>/<name>``, held until the last process that inherited ``fd`` has exited.
 
     The supervisor acquires it and hands ``fd`` to every worker (``pass_fds``): so who gets the lock knows that nobody
     of the instance before is alive, whoever was killed in which order.
     """
 
-    def __init__(self, directory: str | os.PathLike[str], instance: str = "") -> None:
-        self.path = Path(directory) / "lock"
+    def __init__(self, directory: str | os.PathLike[str], instance: str = "", name: str = "lock") -> None:
+        self.path = Path(directory) / name
         self.instance = instance
         self._fd = -1
 
     @property
     def fd(self) -> int:
-        """The descriptor for ``pass_fds``; -1 while the lock is not held."""
+        """The descriptor for ``pass_fds``; -1 before ``open``. Who inherits it before the lock is taken holds it from
+        then on, too: a lock belongs to the open file, not to a process."""
         return self._fd
+
+    def open(self) -> None:
+        """Makes the file when it is missing; takes no lock. Raises OSError."""
+        if self._fd < 0:
+            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def try_acquire(self) -> bool:
+        """Takes the lock, of a file that is open, unless somebody else has it."""
+        if not _try_flock(self._fd):
+            return False
+        _write_holder(self._fd, self.instance)
+        return True
 
     def acquire(self, wait_seconds: float = 0.0) -> None:
         """Takes the lock, trying again for ``wait_seconds``; raises Locked. Blocks the thread while it waits."""
-        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self.open()
         until = time.monotonic() + wait_seconds
-        while not _try_flock(fd):
+        while not self.try_acquire():
             if time.monotonic() >= until:
-                pid, instance = _read_holder(fd)
-                os.close(fd)
+                pid, instance = _read_holder(self._fd)
+                self.release()
                 raise Locked(self.path, pid, instance)
             time.sleep(0.02)
-        self._fd = fd
-        _write_holder(fd, self.instance)
 
     def release(self) -> None:
         """Closes this process's descriptor; workers that inherited it keep the lock."""

@@ -55,12 +55,14 @@ class Server:
         self.process: subprocess.Popen[bytes] | None = None
         self.port = 0
         self._lifeline = -1
+        self._old_lifelines: list[int] = []
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
-    def start(self, *, wait: bool = True) -> Server:
+    def start(self, *more: str, wait: bool = True) -> Server:
+        """``more`` are arguments for this time only."""
         command = [sys.executable, "-P", "-m", "trackside.control_plane", "serve", "--port", str(self.port)]
-        command += ["--key-port", "0", "--status-port", "0", *self.arguments]
+        command += ["--key-port", "0", "--status-port", "0", *self.arguments, *more]
         if self._lifeline >= 0:
             os.close(self._lifeline)
         reading, self._lifeline = os.pipe()  # its end, with this process, ends the server
@@ -79,6 +81,15 @@ class Server:
             self.wait_state("SERVING")
             self.port = self.described()["port"]  # a restart takes the same one, as a server's clients expect
         return self
+
+    def take_over(self, *more: str) -> subprocess.Popen[bytes]:
+        """Start a server that takes over from this one, and be that; returns the process that was."""
+        before = self.process
+        assert before is not None
+        lifeline, self._lifeline = self._lifeline, -1  # each holds its own
+        self.start("--take-over", *more, wait=False)
+        self._old_lifelines.append(lifeline)
+        return before
 
     def wait_state(self, *states: str) -> dict[str, Any]:
         def there() -> dict[str, Any] | None:
@@ -122,6 +133,8 @@ class Server:
         """End what is left and take the shared memory away. Called by the fixture."""
         if self.process is not None and self.process.poll() is None:
             self.kill_group()
+        for lifeline in self._old_lifelines:
+            os.close(lifeline)
         subprocess.run(["rm", "-rf", str(self.run_dir)], check=True)
 
     # -- its processes ------------------------------------------------------------------------------------------------

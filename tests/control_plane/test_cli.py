@@ -9,7 +9,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -33,7 +33,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
     """Settings that ``serve`` handed on; the server itself is left out."""
     calls: list[Settings] = []
 
-    def run_server(settings: Settings, *, warnings: Sequence[str]) -> int:
+    def run_server(settings: Settings, **_: object) -> int:
         calls.append(settings)
         return 75
 
@@ -142,7 +142,7 @@ def test_usage_errors_are_one_line(line: str, capfd: pytest.CaptureFixture[str])
 def test_a_defect_is_one_line_without_traceback(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def broken(settings: Settings, *, warnings: Sequence[str]) -> int:
+    def broken(settings: Settings, **_: object) -> int:
         raise RuntimeError("this must not happen")
 
     stand_in(monkeypatch, "trackside.control_plane.supervisor", run_server=broken)
@@ -156,7 +156,7 @@ def test_a_defect_is_one_line_without_traceback(
 
 
 def test_ctrl_c_is_no_traceback(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    def interrupted(settings: Settings, *, warnings: Sequence[str]) -> int:
+    def interrupted(settings: Settings, **_: object) -> int:
         raise KeyboardInterrupt
 
     stand_in(monkeypatch, "trackside.control_plane.supervisor", run_server=interrupted)
