@@ -43,6 +43,7 @@ LOCK_WAIT_SECONDS = 10.0
 """Workers of a supervisor that was killed die with it at once; the kernel needs a moment to unmap their memory."""
 
 LAID_OUT = "laid-out"
+STARTING = "starting"
 
 
 def lock_directory(path: Path, what: str, instance: str, *, name: str = "lock", take: bool = True) -> InstanceLock:
@@ -52,7 +53,8 @@ def lock_directory(path: Path, what: str, instance: str, *, name: str = "lock", 
         lock = InstanceLock(path, instance, name)
         lock.acquire(LOCK_WAIT_SECONDS) if take else lock.open()
     except Locked as error:
-        raise CommandFailed(ExitCode.TRY_AGAIN, f"{what} {error}; stop that server or choose another") from None
+        who = "another server is starting: " if name == STARTING else ""
+        raise CommandFailed(ExitCode.TRY_AGAIN, f"{who}{what} {error}; stop that server or choose another") from None
     except OSError as error:
         raise CommandFailed(ExitCode.CANNOT_CREATE, f"{what} {path}: {error.strerror}") from None
     return lock
@@ -71,7 +73,7 @@ class RunDirectory:
         self.guid = uuid.uuid4().hex
         self.stale: list[Path] = []
         # Else who starts while one server takes over from another could get the lock between them, and clean up.
-        self._starting = lock_directory(self.path, "another server is starting:", self.guid, name="starting")
+        self._starting = lock_directory(self.path, "run directory", self.guid, name=STARTING)
         self.lock = lock_directory(self.path, "run directory", self.guid, take=not beside)
         if not beside:
             self._own()
