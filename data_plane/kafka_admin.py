@@ -14,9 +14,7 @@ from typing import Any, NamedTuple
 
 import confluent_kafka.admin
 from confluent_kafka import (
-    ConsumerGroupTopicPartitions,
     IsolationLevel,
-    KafkaError,
     TopicCollection,
     TopicPartition,
 )
@@ -144,43 +142,6 @@ class KafkaAdmin:
         for place, future in futures.items():
             partition = Partition(place.topic, place.partition)
             self._ask(future, partial(handle, partition))
-
-    def group_offsets(
-        self,
-        group: str,
-        partitions: Iterable[Partition],
-        done: Callable[[Mapping[Partition, tuple[int, str]] | AdminError], None],
-    ) -> None:
-        """What a consumer group has committed, with the text beside it, where it has."""
-        request = ConsumerGroupTopicPartitions(group, [TopicPartition(*partition) for partition in partitions])
-        futures = self._client.list_consumer_group_offsets([request], request_timeout=REQUEST_SECONDS)
-
-        def handle(future: Future[Any]) -> None:
-            error = _error(future)
-            if error:
-                done(error)
-                return
-            places = [place for place in future.result().topic_partitions if place.offset >= 0]
-            done({Partition(place.topic, place.partition): (place.offset, place.metadata or "") for place in places})
-
-        self._ask(futures[group], handle)
-
-    def commit_group_offsets(
-        self, group: str, offsets: Mapping[Partition, tuple[int, str]], done: Callable[[AdminError | None], None]
-    ) -> None:
-        """Commit for a consumer group without being its member; ``done`` gets the first error of any partition."""
-        places = [TopicPartition(*partition, offset, text) for partition, (offset, text) in offsets.items()]
-        request = ConsumerGroupTopicPartitions(group, places)
-        futures = self._client.alter_consumer_group_offsets([request], request_timeout=REQUEST_SECONDS)
-
-        def handle(future: Future[Any]) -> None:
-            error = _error(future)
-            places = [] if error else future.result().topic_partitions
-            errors = [place.error for place in places if place.error is not None]
-            refused = [one for one in errors if one.code() != KafkaError.UNKNOWN_TOPIC_OR_PART]
-            done(error or (AdminError(refused[0].code(), refused[0].str()) if refused else None))
-
-        self._ask(futures[group], handle)
 
     def topics(self, timeout_seconds: float) -> dict[str, int]:
         """All topics and their partition counts. **Blocks**: not for the agent thread. Raises KafkaException."""

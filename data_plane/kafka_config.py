@@ -27,6 +27,7 @@ __all__ = [
     "admin_config",
     "catch_up_config",
     "check_address",
+    "group_config",
     "live_config",
     "made",
     "publisher_config",
@@ -165,6 +166,12 @@ def _consumer(settings: Settings, kind: ClientConfig) -> ClientConfig:
     overrides = _overrides(settings.consumer_overrides, KEPT_CONSUMER, "consumer")
     group = {"group.id": f"trackside-{uuid.uuid4()}"}  # asked for by librdkafka; nothing is ever committed under it
     return _connection(settings) | _CONSUMER | kind | group | overrides
+
+
+def group_config(settings: Settings, group: str) -> ClientConfig:
+    """For a client that reads and writes the offsets of a consumer group, of which it is no member."""
+    bounds = {"session.timeout.ms": 4000, "heartbeat.interval.ms": 1000, "socket.timeout.ms": 10_000}
+    return admin_config(settings) | {"group.id": group, "enable.auto.commit": False} | bounds
 
 
 def admin_config(settings: Settings) -> ClientConfig:

@@ -1,7 +1,6 @@
 """Consumer groups on Kafka: real group offsets, which every Kafka tool shows under the group's name.
 
-Nobody joins the group. Offsets are read and committed as an administrator does it, through the one admin client, so a
-group costs neither a client nor a rebalance; a group that has members elsewhere refuses our commits, and the reason is
+Nobody joins the group, so nothing is rebalanced; a group that has members elsewhere refuses our commits, and the reason is
 logged. Beside each offset stands the id of the topic that it counts in: a topic that was deleted and made again has
 another one, and what was committed before is then no progress.
 """
@@ -12,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from trackside.data_plane.kafka_admin import AdminError, KafkaAdmin
+from trackside.data_plane.kafka_group_clients import GroupClients
 from trackside.data_plane.kafka_lookup import Answers, Found, look_up
 from trackside.data_plane.log import Partition, Progress
 from trackside.data_plane.worker import log_line
@@ -65,8 +65,9 @@ class _Commits:
 class KafkaGroups:
     """The group verbs of a :class:`~trackside.data_plane.log.LogReader`. Agent thread only."""
 
-    def __init__(self, admin: KafkaAdmin) -> None:
+    def __init__(self, admin: KafkaAdmin, clients: GroupClients) -> None:
         self._admin = admin
+        self._clients = clients
         self._questions: list[_Question] = []
         self._underway: dict[str, _Commits] = {}
         self._next: dict[str, _Commits] = {}  # for groups that have a request under way
@@ -83,12 +84,18 @@ class KafkaGroups:
 
     def do_work(self) -> int:
         """Ask what is due, give up what has waited too long. Returns how much was done."""
+        done = self._clients.do_work()
         if not self._questions and not self._underway:
-            return 0
+            return done
         now = time.monotonic()
-        return sum([self._ask(question, now) for question in list(self._questions)]) + sum(
-            [self._send(group, commits, now) for group, commits in list(self._underway.items())]
+        return (
+            done
+            + sum([self._ask(question, now) for question in list(self._questions)])
+            + sum([self._send(group, commits, now) for group, commits in list(self._underway.items())])
         )
+
+    def close(self) -> None:
+        self._clients.close()
 
     # -- where a group is ---------------------------------------------------------------------------------------------
 
@@ -112,7 +119,7 @@ class KafkaGroups:
                 self._ask_again(question, answer)
                 return
             found[partition] = answer
-        self._admin.group_offsets(
+        self._clients.group_offsets(
             question.group, question.partitions, lambda offsets: self._on_offsets(question, found, offsets)
         )
 
@@ -146,7 +153,7 @@ class KafkaGroups:
             return 0
         commits.asked = True
         offsets = {place: (offset, _text_of(log)) for place, (log, offset) in commits.progress.items()}
-        self._admin.commit_group_offsets(group, offsets, lambda error: self._on_committed(group, commits, error))
+        self._clients.commit_group_offsets(group, offsets, lambda error: self._on_committed(group, commits, error))
         return 1
 
     def _on_committed(self, group: str, commits: _Commits, error: AdminError | None) -> None:

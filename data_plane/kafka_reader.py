@@ -26,9 +26,10 @@ from functools import partial
 
 from trackside.data_plane.kafka_admin import AdminError, KafkaAdmin, TopicInfo
 from trackside.data_plane.kafka_catalog import TopicCatalog
-from trackside.data_plane.kafka_config import admin_config, catch_up_config, check_address, live_config
+from trackside.data_plane.kafka_config import admin_config, catch_up_config, check_address, group_config, live_config
 from trackside.data_plane.kafka_cursor import KafkaCursor
 from trackside.data_plane.kafka_fetch import Block, CatchUp, Fault, LiveFetch
+from trackside.data_plane.kafka_group_clients import GroupClients
 from trackside.data_plane.kafka_groups import KafkaGroups
 from trackside.data_plane.kafka_health import BrokerHealth
 from trackside.data_plane.kafka_lookup import ABSENT, UNKNOWN_TOPIC, Answers, Found, look_up
@@ -93,7 +94,7 @@ class KafkaLogReader:
         self._health = BrokerHealth(settings.broker)
         self._admin = KafkaAdmin(admin_config(settings), wake)
         self._catalog = TopicCatalog(self._admin, wake)
-        self._groups = KafkaGroups(self._admin)
+        self._groups = KafkaGroups(self._admin, GroupClients(partial(group_config, settings), wake))
         self._fetch = LiveFetch(live_config(settings), self._health, wake)
         self._tokens = itertools.count(1)
 
@@ -186,6 +187,7 @@ class KafkaLogReader:
 
     def close(self) -> None:
         self._catalog.close()
+        self._groups.close()
         fetches = [self._fetch, *self._catching_up.values()]
         for fetch in fetches:
             fetch.stop()

@@ -95,6 +95,34 @@ def test_a_group_with_members_elsewhere_refuses_and_reading_goes_on(
     assert ask_committed(reader, group, partition) == {partition: 4}
 
 
+def test_without_a_broker_the_answer_is_none_within_the_bound(
+    log: KafkaUnderTest, kafka_broker: KafkaBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what is committed while it is away is there when it is back in time."""
+    topic, group = log.topic("away"), log.topic("group")
+    partition = written(log, topic, 9)
+    reader = log.reader()
+    commit(reader, group, {partition: Progress(b"", 2)})
+    kafka_broker.stop()
+    try:
+        monkeypatch.setattr(kafka_groups, "ANSWER_SECONDS", 1.0)
+        found: list[dict[Partition, int] | None] = []
+        reader.committed(group, [partition], found.append)
+        kept: list[bool] = []
+        reader.commit(group, {partition: Progress(b"", 3)}, kept.append)
+        drive(lambda: bool(found and kept), reader, what="both are given up")
+        assert (found, kept) == ([None], [False])
+        monkeypatch.setattr(kafka_groups, "ANSWER_SECONDS", 120.0)
+        for offset in (4, 5, 6):
+            reader.commit(group, {partition: Progress(b"", offset)}, kept.append)
+        reader.do_work()
+    finally:
+        kafka_broker.start()
+    drive(lambda: len(kept) == 4, reader, what="the commits that waited")
+    assert kept == [False, True, True, True]
+    assert ask_committed(reader, group, partition) == {partition: 6}
+
+
 def test_no_group_appears_where_nobody_commits(log: KafkaUnderTest) -> None:
     """The clients that fetch have group ids of their own, as librdkafka wants it; none of them reaches the broker."""
     from confluent_kafka.admin import AdminClient
