@@ -356,12 +356,37 @@ NOT_APPLICABLE = (
     ),
 )  # fmt: skip
 
+LIMITS = (
+    Key(
+        "TcpConnectionsMax", Whole(1, 1_000_000), 10_000, "TCP connections to each public port of one gateway; one more "
+        "is closed at once. Fewer where the process may not open so many files.", setting="tcp_connections_max",
+    ),
+    Key(
+        "OpenCallsMax", Whole(1, 1_000_000), 20_000, "Calls that are open at a time on one gateway, streams and others.",
+        setting="open_calls_max",
+    ),
+    Key(
+        "OpenCallsPerPeer", Whole(1, 1_000_000), 10_000, "The same of one peer address; all clients on one host are one "
+        "peer.", setting="open_calls_per_peer",
+    ),
+    Key(
+        "MessagesPerSecondPerPeer", Whole(0, 10_000_000), 0, "Request messages that one peer address may send to one "
+        "gateway, control calls and each message of a stream; what comes earlier waits, at most WriteWaitSeconds. 0 is "
+        "no limit.", setting="messages_per_second_per_peer",
+    ),
+    Key(
+        "BytesPerSecondPerPeer", Bytes(KIB, 1 << 40, zero="no limit"), 0, "The same of their bytes.",
+        setting="bytes_per_second_per_peer",
+    ),
+)  # fmt: skip
+
 GROUPS: dict[str, tuple[Key, ...]] = {
     "The log": LOG,
     "Security of the Kafka connection": SECURITY,
     "Security of the public ports": PORTS,
     "Names of topics": NAMES,
     "Behaviour": BEHAVIOUR,
+    "Limits": LIMITS,
     "Processes": PROCESSES,
     "Places": PLACES,
     "Keys of the reference server that do not apply": NOT_APPLICABLE,

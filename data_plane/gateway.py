@@ -20,7 +20,8 @@ from ma.streaming.key_generator.v1 import key_generator_pb2
 from trackside.data_plane import metrics
 from trackside.data_plane.control_calls import PASSED_METHODS, ControlCalls, Notifications
 from trackside.data_plane.door import Door
-from trackside.data_plane.grpc_options import PENDING_OPTIONS
+from trackside.data_plane.grpc_options import PENDING_OPTIONS, connections_max
+from trackside.data_plane.limits import LimitReached, OpenCalls, Rates, Refusals, address_of
 from trackside.data_plane.packet_reader import PacketReader
 from trackside.data_plane.packet_writer import PacketWriter
 from trackside.data_plane.peer import Peer
@@ -64,7 +65,12 @@ class Gateway(grpc.GenericRpcHandler):
         self._control = ControlCalls(worker)
         self._notifications = Notifications(enabled=settings.integrate_session_management)
         refusals = metrics.refusal_counters(worker.counters)
-        self._writer = PacketWriter(self.peer, Door(routing, self.peer, settings), settings, counters, refusals)
+        limits = Refusals(worker)
+        self._calls = OpenCalls(settings, limits)
+        self._open_calls = counters.open_calls
+        self._rates = Rates(settings, limits)
+        door = Door(routing, self.peer, settings)
+        self._writer = PacketWriter(self.peer, door, settings, counters, refusals, self._rates)
         self._reader = PacketReader(self.peer, routing, settings, self._control.look_up, counters)
         self._mirror = metrics.Mirror(worker.counters, metrics.READERS_STATISTICS)
         self._health = health.aio.HealthServicer()
@@ -81,6 +87,7 @@ class Gateway(grpc.GenericRpcHandler):
                 ("grpc.keepalive_timeout_ms", 20_000),
                 ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
                 ("grpc.keepalive_permit_without_calls", 1),
+                ("grpc.max_allowed_incoming_connections", connections_max(worker)),
                 *PENDING_OPTIONS,
             ]
         )
@@ -107,25 +114,35 @@ class Gateway(grpc.GenericRpcHandler):
         if self.worker.spec.settings.reflection:
             reflect: Method = grpc.stream_stream_rpc_method_handler(self._ended(reflection_handler()))
             table |= dict.fromkeys(REFLECTION_METHODS, reflect)
-        return table | _health_methods(self._health)
+        return table | _health_methods(self._health, self._ended)
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Method | None:
         return self._handlers.get(handler_call_details.method)
 
     def _passed(self, method: str) -> Handler:
         async def call(request: bytes, context: Context) -> bytes:
+            if self._rates.is_on:
+                await self._rates.wait_turn(address_of(context), len(request), self._writer.bound(context))
             return await self._control.pass_through(method, request, context)
 
         return call
 
     def _ended(self, handler: Handler) -> Handler:
-        """Keep the call's task, so that a drain can end it with a status; no message that we cannot read gets far."""
+        """Keep the call's task, so that a drain can end it with a status; no message that we cannot read gets far, and
+        no call that is one too many."""
 
         async def call(request: Any, context: Context) -> Any:
+            peer = address_of(context)
+            try:
+                self._calls.enter(peer)
+            except LimitReached as error:
+                await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
             task = cast("asyncio.Task[Any]", asyncio.current_task())
             self._tasks.add(task)
             try:
                 return await handler(request, context)
+            except LimitReached as error:
+                await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
             except DecodeError as error:
                 await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"request: not readable: {error}")
             except asyncio.CancelledError:
@@ -134,6 +151,7 @@ class Gateway(grpc.GenericRpcHandler):
                 await context.abort(grpc.StatusCode.UNAVAILABLE, CLOSING, context.trailing_metadata() or ())
             finally:
                 self._tasks.discard(task)
+                self._calls.leave(peer)
 
         return call
 
@@ -216,6 +234,7 @@ class Gateway(grpc.GenericRpcHandler):
                 )
                 await self._health.set(service, status)
             self._mirror.show(self.peer.readers.statistics())
+            self._open_calls.set(len(self._calls))
             await asyncio.sleep(HEALTH_SECONDS)
 
     def _ready_roles(self) -> set[str]:
@@ -228,8 +247,11 @@ class Gateway(grpc.GenericRpcHandler):
         return {role for role, ready in states.items() if ready}
 
 
-def _health_methods(servicer: health.aio.HealthServicer) -> dict[str, Method]:
-    """Health as everybody knows it, but for requests that cannot be read: grpc would end them as UNKNOWN."""
+def _health_methods(servicer: health.aio.HealthServicer, counted: Callable[[Handler], Handler]) -> dict[str, Method]:
+    """Health as everybody knows it, but for requests that cannot be read: grpc would end them as UNKNOWN.
+
+    A Watch is ``counted`` as an open call; a Check is answered however many there are.
+    """
 
     def parsed(behaviour: Handler) -> Handler:
         async def call(data: bytes, context: Context) -> Any:
@@ -244,7 +266,9 @@ def _health_methods(servicer: health.aio.HealthServicer) -> dict[str, Method]:
     encode = health_pb2.HealthCheckResponse.SerializeToString
     return {
         "/grpc.health.v1.Health/Check": grpc.unary_unary_rpc_method_handler(parsed(servicer.Check), None, encode),
-        "/grpc.health.v1.Health/Watch": grpc.unary_stream_rpc_method_handler(parsed(servicer.Watch), None, encode),
+        "/grpc.health.v1.Health/Watch": grpc.unary_stream_rpc_method_handler(
+            counted(parsed(servicer.Watch)), None, encode
+        ),
     }
 
 

@@ -23,6 +23,7 @@ __all__ = [
     "INFO_ROUTED",
     "INFO_ROUTED_BYTES",
     "LATENCY_BOUNDS_NS",
+    "LIMITS",
     "LOGGED_TO_SENT",
     "METRICS",
     "PUBLISHED",
@@ -42,6 +43,7 @@ __all__ = [
     "consumer_counters",
     "gateway_counters",
     "latency",
+    "limit_counters",
     "producer_counters",
     "read_refusal_counters",
     "refusal_counters",
@@ -147,6 +149,9 @@ LOGGED_TO_SENT = Metric(
     "From the log's time of the oldest packet in a response of the live feed to when the transport had taken it; one "
     "sample a response. With several servers their clocks must agree.",
 )
+LIMITS = ("OpenCallsMax", "OpenCallsPerPeer", "MessagesPerSecondPerPeer", "BytesPerSecondPerPeer")
+"""Limits of a gateway whose refusals are counted, by their keys in the configuration."""
+
 REFUSALS = ("invalid_argument", "resource_exhausted", "unavailable")
 """Why a request is refused, by status."""
 
@@ -155,6 +160,12 @@ GATEWAY = (
     _counter("trackside_gateway_packets_total", "Packets accepted."),
     _counter("trackside_gateway_bytes_total", "Bytes of packets accepted."),
     _counter("trackside_gateway_refused_total", "Write requests refused, by status.", "reason"),
+    _counter(
+        "trackside_gateway_limited_total",
+        "Calls and request messages refused because of a limit, by its key in the configuration.",
+        "limit",
+    ),
+    _gauge("trackside_gateway_open_calls", "Calls that are open; look at OpenCallsMax."),
     _counter("trackside_gateway_refused_reads_total", "Reads refused when they were opened, by status.", "reason"),
     _counter(
         "trackside_gateway_not_logged_total",
@@ -327,6 +338,7 @@ class GatewayCounters(NamedTuple):
     not_logged: Counter
     held_back: Counter
     held_back_seconds: Counter  # nanoseconds
+    open_calls: Counter
     readers: Counter
     responses: Counter
     response_bytes: Counter
@@ -363,6 +375,12 @@ def read_refusal_counters(table: CounterTable) -> Mapping[str, Counter]:
     """The same of reads."""
     metric = METRICS["trackside_gateway_refused_reads_total"]
     return {reason: table.counter(metric, reason=reason) for reason in REFUSALS}
+
+
+def limit_counters(table: CounterTable) -> Mapping[str, Counter]:
+    """What was refused, by limit."""
+    metric = METRICS["trackside_gateway_limited_total"]
+    return {limit: table.counter(metric, limit=limit) for limit in LIMITS}
 
 
 def latency(table: CounterTable, metric: Metric) -> Histogram:

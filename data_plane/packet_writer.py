@@ -16,6 +16,7 @@ from typing import Any
 import grpc
 
 from trackside.data_plane.door import BadRequest, Door, Parcels
+from trackside.data_plane.limits import LimitReached, Rates, address_of
 from trackside.data_plane.link import Refused
 from trackside.data_plane.metrics import GatewayCounters
 from trackside.data_plane.peer import Accepted, LogUnavailable, Peer, ProducerProxy, RingFull, Stretch
@@ -37,6 +38,9 @@ Parse = Callable[[bytes], Parcels]
 class _NotLogged(Exception):
     """Accepted, but the log does not have it within the bound, or refused it for good."""
 
+
+REFUSED = (BadRequest, RingFull, LogUnavailable, LimitReached, _NotLogged)
+"""How a request ends that is not simply OK."""
 
 UNLOGGED_LOOK = 1000
 """Stretches that a call collects before it looks which of them the log has by now."""
@@ -92,6 +96,7 @@ class PacketWriter:
         settings: Settings,
         counters: GatewayCounters,
         refusals: Mapping[str, Counter],
+        rates: Rates,
     ) -> None:
         """``refusals`` has a counter for each of ``metrics.REFUSALS``."""
         self._peer = peer
@@ -99,6 +104,7 @@ class PacketWriter:
         self._settings = settings
         self._count = counters
         self._refusals = refusals
+        self._rates = rates
 
     async def write_data_packet(self, request: bytes, context: Context) -> bytes:
         return await self._unary(self._door.data_packet, request, context)
@@ -114,12 +120,14 @@ class PacketWriter:
 
     async def _unary(self, parse: Parse, request: bytes, context: Context) -> bytes:
         try:
+            if self._rates.is_on:
+                await self._rates.wait_turn(address_of(context), len(request), self.bound(context))
             accepted = await self._accept(parse(request), context)
             if self._wants_log(context):
                 unlogged = _Unlogged(self._peer)
                 unlogged.add(accepted)
                 await self._logged(_ends(accepted), context, unlogged)
-        except (BadRequest, RingFull, LogUnavailable, _NotLogged) as error:
+        except REFUSED as error:
             await context.abort(self._status(error), str(error))
         return b""
 
@@ -128,8 +136,11 @@ class PacketWriter:
         last: dict[ProducerProxy, int] = {}
         unlogged = _Unlogged(self._peer)
         wants_log = self._wants_log(context)
+        peer = address_of(context) if self._rates.is_on else ""
         try:
             while isinstance(request := await context.read(), bytes):  # else grpc.aio.EOF
+                if peer:
+                    await self._rates.wait_turn(peer, len(request), self.bound(context))
                 accepted = await self._accept(parse(request), context)
                 messages += 1
                 last.update(_ends(accepted))
@@ -138,8 +149,8 @@ class PacketWriter:
             if wants_log:
                 await self._logged(last, context, unlogged)
             else:
-                await self._peer.wait_committed(last, self._bound(context))
-        except (BadRequest, RingFull, LogUnavailable, _NotLogged) as error:
+                await self._peer.wait_committed(last, self.bound(context))
+        except REFUSED as error:
             await context.abort(self._status(error), str(error), ((ACCEPTED_TRAILER, str(messages)),))
         except asyncio.CancelledError:
             # The client has gone, or this gateway drains: then it is told how far it got.
@@ -162,14 +173,14 @@ class PacketWriter:
     async def _wait_for_room(self, parcels: Parcels, context: Context) -> Accepted:
         begun = time.monotonic_ns()
         try:
-            return await self._peer.append(parcels, self._bound(context))
+            return await self._peer.append(parcels, self.bound(context))
         finally:
             self._count.held_back.add(1)
             self._count.held_back_seconds.add(time.monotonic_ns() - begun)
 
     async def _logged(self, last: Mapping[ProducerProxy, int], context: Context, unlogged: _Unlogged) -> None:
         """Until the log has everything up to ``last``. Raises _NotLogged."""
-        bound = self._bound(context)
+        bound = self.bound(context)
         if not await self._peer.wait_committed(last, bound):
             reasons = [producer.log_state().reason for producer in last]
             why = next(filter(None, reasons), "the log is slow")
@@ -182,7 +193,7 @@ class PacketWriter:
         asked = next((value for key, value in context.invocation_metadata() or () if key == ACK_METADATA), "")
         return str(asked or self._settings.acknowledge).lower() == "log"
 
-    def _bound(self, context: Context) -> float:
+    def bound(self, context: Context) -> float:
         """How long a write may wait: ``WriteWaitSeconds``, or less when the client's deadline is nearer."""
         remaining: Any = context.time_remaining()
         bound = self._settings.write_wait_seconds
@@ -193,7 +204,7 @@ class PacketWriter:
         status = grpc.StatusCode.UNAVAILABLE
         if isinstance(error, BadRequest):
             status = grpc.StatusCode.INVALID_ARGUMENT
-        elif isinstance(error, RingFull):
+        elif isinstance(error, RingFull | LimitReached):
             status = grpc.StatusCode.RESOURCE_EXHAUSTED
         if isinstance(error, _NotLogged):
             self._count.not_logged.add(1)

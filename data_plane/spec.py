@@ -49,6 +49,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_packet_bytes: int = 4 * MIB - 64 * KIB
     reader_buffer_bytes: int = 4 * MIB
     when_slow: Literal["CatchUp", "Skip", "End"] = "CatchUp"
+    tcp_connections_max: int = 10_000  # of each public port, a gateway
+    open_calls_max: int = 20_000  # a gateway
+    open_calls_per_peer: int = 10_000  # a gateway
+    messages_per_second_per_peer: int = 0  # 0: no limit
+    bytes_per_second_per_peer: int = 0  # 0: no limit
     metrics_per_connection: bool = True
     stream_start_stop_packets: bool = False
     node_number: int | None = None  # None: any that no other server on this log has
