@@ -296,6 +296,9 @@ def _check_sizes(this: Conclusion) -> None:
         this.refuse(
             "ReaderBufferBytes", f"must be at least MaxPacketBytes = {packet}, or large packets could not be read"
         )
+    buffer = this.value("ReaderBufferBytes")
+    if this.value("AllReadersBufferBytes") < buffer:
+        this.refuse("AllReadersBufferBytes", f"must be at least ReaderBufferBytes = {buffer}, what one may have")
 
 
 def _check_ports(this: Conclusion) -> None:

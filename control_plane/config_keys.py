@@ -236,6 +236,11 @@ BEHAVIOUR = (
         "live feed and catches up from the log.", setting="reader_buffer_bytes",
     ),
     Key(
+        "AllReadersBufferBytes", Bytes(64 * KIB, 1 << 40), 256 * MIB, "What all readers of one gateway may have unsent "
+        "together, beyond an eighth of ReaderBufferBytes that each may have; the more there are that do not read, the "
+        "earlier each leaves the live feed.", setting="all_readers_buffer_bytes",
+    ),
+    Key(
         "WhenSlow", Choice(("CatchUp", "Skip", "End")), "CatchUp", "What becomes of a reader that left the live feed: it "
         "gets everything, late; it goes on at the live end; or its stream ends with RESOURCE_EXHAUSTED. A call says "
         "otherwise with the metadata `trackside-when-slow`.", setting="when_slow",

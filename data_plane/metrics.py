@@ -181,6 +181,11 @@ GATEWAY = (
 )
 READERS_STATISTICS = {
     "reader_bytes": _gauge("trackside_gateway_reader_bytes", "What all readers together have unsent."),
+    "sending_bytes": _gauge(
+        "trackside_gateway_sending_bytes",
+        "What responses have that the transport has not taken; with reader_bytes at most AllReadersBufferBytes, and an "
+        "eighth of ReaderBufferBytes a reader.",
+    ),
     "reader_bytes_max": _gauge(
         "trackside_gateway_reader_bytes_max", "What the slowest reader has unsent; look at ReaderBufferBytes."
     ),

@@ -12,7 +12,8 @@ its next-offset on. Hand-over from past to live, a consumer's restart, a slow re
              room; its places wait in line for it
 
 What a reader has unsent stays below its buffer and one frame, however many partitions it reads and whoever else reads
-them: it asks for no more than it has room for, and takes nothing while it is full.
+them: it asks for no more than it has room for, and takes nothing while it is full. All readers together share a
+``Budget``: of what is free in it each may take as much as is left, so the more of them do not read, the less has each.
 
 A place that has been at the live end and then finds no room has a slow reader. What that means is the reader's choice:
 ``WhenSlow``.
@@ -38,6 +39,7 @@ from trackside.data_plane.spec import Settings
 __all__ = [
     "FILTERS_MAX",
     "RESPONSE_BYTES_MAX",
+    "Budget",
     "Chunk",
     "Place",
     "PlaceState",
@@ -148,6 +150,26 @@ class Place:
         return self.until is not None and self.next_offset >= self.until
 
 
+class Budget:
+    """What all readers of one peer may keep in memory together, beyond one slice that each may have in any case.
+
+    ``pending`` waits to be sent, ``sending`` has been handed to the transport, which has not taken it all; ``promised``
+    is what slices on the way may bring.
+    """
+
+    __slots__ = ("bytes_max", "pending", "promised", "sending")
+
+    def __init__(self, bytes_max: int) -> None:
+        self.bytes_max = bytes_max
+        self.pending = 0
+        self.sending = 0
+        self.promised = 0
+
+    @property
+    def free(self) -> int:
+        return self.bytes_max - self.pending - self.sending
+
+
 class Reader:
     """One open read stream: what it wants, where it is, what waits to be sent.
 
@@ -166,8 +188,10 @@ class Reader:
         tally_of: Callable[[str], Tally] | None = None,
         member: Member | None = None,
         when_slow: WhenSlow = WhenSlow.CATCH_UP,
+        budget: Budget | None = None,
     ) -> None:
         self.number = number
+        self._budget = budget or Budget(settings.all_readers_buffer_bytes)
         self.key = key
         self.filter = filter_spec
         self.buffer_bytes = settings.reader_buffer_bytes
@@ -186,6 +210,7 @@ class Reader:
         self.pending: deque[Chunk] = deque()
         self.pending_bytes = 0
         self._in_hand: list[Chunk] = []
+        self._in_hand_bytes = 0
         self.wake = asyncio.Event()
         self.closed = False  # ends with OK once what is pending was sent
         self.jumps = 0  # times the log was another one than before
@@ -196,22 +221,43 @@ class Reader:
         return bool(self.places) and all(place.finished for place in self.places.values())
 
     @property
+    def room_bytes(self) -> int:
+        """What it may have pending now: its buffer, or its part of what all readers may have."""
+        return min(self.buffer_bytes, max(self.slice_bytes, self._budget.free))
+
+    @property
     def is_full(self) -> bool:
-        return self.pending_bytes > self.buffer_bytes
+        return self.pending_bytes > self.room_bytes
 
     @property
     def has_room(self) -> bool:
-        """For one more slice."""
-        return self.pending_bytes + (len(self.promised) + 1) * self.slice_bytes <= self.buffer_bytes
+        """For one more slice: the first always, if nothing is unsent."""
+        if not self.promised and not self.pending_bytes and not self._in_hand_bytes:
+            return True
+        room_bytes = min(self.buffer_bytes, self._budget.free - self._budget.promised)
+        return self.pending_bytes + (len(self.promised) + 1) * self.slice_bytes <= room_bytes
 
     @property
     def is_stuffed(self) -> bool:
         """No room even if nothing were on the way."""
-        return self.pending_bytes + self.slice_bytes > self.buffer_bytes
+        return self.pending_bytes + self.slice_bytes > max(self.room_bytes, 2 * self.slice_bytes)
+
+    def promise(self, place: Place) -> None:
+        """A slice is asked for."""
+        if place not in self.promised:
+            self.promised.add(place)
+            self._budget.promised += self.slice_bytes
+
+    def keep_promise(self, place: Place) -> None:
+        """It has come, or will not come."""
+        if place in self.promised:
+            self.promised.discard(place)
+            self._budget.promised -= self.slice_bytes
 
     def push(self, chunk: Chunk) -> None:
         self.pending.append(chunk)
         self.pending_bytes += len(chunk.elements)
+        self._budget.pending += len(chunk.elements)
         if self.member is not None:
             chunk.place.last = chunk
         self.wake.set()
@@ -227,6 +273,7 @@ class Reader:
 
     def drop_pending(self) -> None:
         self.pending.clear()
+        self._budget.pending -= self.pending_bytes
         self.pending_bytes = 0
 
     def take(self) -> bytes:
@@ -240,7 +287,10 @@ class Reader:
             chunks.append(chunk)
             size += len(chunk.elements)
         self.pending_bytes -= size
-        self._in_hand = chunks
+        self._budget.pending -= size
+        self.let_go()
+        self._in_hand, self._in_hand_bytes = chunks, size
+        self._budget.sending += size
         return first.elements if len(chunks) == 1 else b"".join([chunk.elements for chunk in chunks])
 
     def on_sent(self) -> tuple[int, int]:
@@ -257,8 +307,14 @@ class Reader:
                 self.member.note(chunk.place.partition, chunk.log, chunk.next_offset)
                 if chunk.place.last is chunk:
                     chunk.place.last = None
-        self._in_hand = []
+        self.let_go()
         return sent, oldest_ns
+
+    def let_go(self) -> None:
+        """What was taken last is not ours any more."""
+        self._in_hand = []
+        self._budget.sending -= self._in_hand_bytes
+        self._in_hand_bytes = 0
 
 
 class Readers:
@@ -273,6 +329,7 @@ class Readers:
         self._readers: dict[int, Reader] = {}
         self._filters: dict[int, tuple[FilterSpec, set[Reader]]] = {}  # those in use, and who uses them
         self.groups = GroupProgress(epoch, consumer_of)
+        self.budget = Budget(settings.all_readers_buffer_bytes)
         self.gaps = 0  # slices asked for because a frame began beyond a reader
         self.slow = 0  # places that left the live feed because their reader was full
         self.skips = 0  # times that a place of a slow reader went on at the live end
@@ -288,7 +345,8 @@ class Readers:
         unsent = [reader.pending_bytes for reader in self._readers.values()]
         states = Counter(place.state for places in self._places.values() for place in places.values())
         return {
-            "reader_bytes": sum(unsent),
+            "reader_bytes": self.budget.pending,
+            "sending_bytes": self.budget.sending,
             "reader_bytes_max": max(unsent, default=0),
             "live_places": states[PlaceState.LIVE],
             "past_places": states[PlaceState.PAST],
@@ -320,7 +378,7 @@ class Readers:
         """
         number = number_of(self._epoch, next(self._numbers))
         member = self.groups.join(group) if group else None
-        reader = Reader(number, key, filter_spec, self._settings, on_frame, tally_of, member, when_slow)
+        reader = Reader(number, key, filter_spec, self._settings, on_frame, tally_of, member, when_slow, self.budget)
         self._readers[number] = reader
         if filter_spec is not None:
             self._use(filter_spec, reader)
@@ -364,6 +422,7 @@ class Readers:
         """Forget the reader at once; its consumers are told."""
         self.end(reader)
         reader.drop_pending()
+        reader.let_go()
         if self._readers.pop(reader.number, None) is not None and reader.member is not None:
             reader.member.leave()
 
@@ -495,7 +554,7 @@ class Readers:
         Until then a place that was live leaves its feed; in the past the consumer keeps where its last slice ended.
         """
         reader, was_live = place.reader, place.state is PlaceState.LIVE
-        reader.promised.discard(place)
+        reader.keep_promise(place)
         place.state = PlaceState.PAUSED
         if place.next_offset == END:
             self._ask(place)
@@ -543,7 +602,7 @@ class Readers:
 
     def _keep_promise(self, place: Place) -> None:
         """The slice has come: the room that it did not use is for others."""
-        place.reader.promised.discard(place)
+        place.reader.keep_promise(place)
         self._ask_waiting(place.reader)
 
     def _ask_waiting(self, reader: Reader) -> None:
@@ -556,7 +615,7 @@ class Readers:
                 place.skips = False
                 place.skipped_from, place.next_offset = place.next_offset, END
             else:
-                reader.promised.add(place)
+                reader.promise(place)
             self._ask(place)
 
     def _ask(self, place: Place) -> None:

@@ -48,6 +48,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     write_wait_seconds: float = 5.0
     max_packet_bytes: int = 4 * MIB - 64 * KIB
     reader_buffer_bytes: int = 4 * MIB
+    all_readers_buffer_bytes: int = 256 * MIB
     when_slow: Literal["CatchUp", "Skip", "End"] = "CatchUp"
     tcp_connections_max: int = 10_000  # of each public port, a gateway
     open_calls_max: int = 20_000  # a gateway

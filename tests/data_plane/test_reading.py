@@ -494,3 +494,48 @@ def test_another_log_ends_a_skip() -> None:
     new.keys = [0] * 3
     readers.on_frame(new.frames(0, 3)[0])
     assert numbers_of(reader) == [0, 1, 2] and reader.jumps == 1 and reader.skips == 0
+
+
+# -- all readers together ---------------------------------------------------------------------------------------------
+
+
+def test_readers_that_never_read_share_what_all_may_have() -> None:
+    """However many there are; and who does read has its share beside them, and gets everything."""
+    consumer = Consumer(Log())
+    settings = msgspec.structs.replace(Settings(), reader_buffer_bytes=8000, all_readers_buffer_bytes=20_000)
+    readers = Readers(1, lambda _: consumer, settings)
+    stuck, fast = [open_live(readers, consumer) for _ in range(50)], open_live(readers, consumer)
+    got: list[int] = []
+    for start in range(0, 400, 4):
+        consumer.log.keys += [0] * 4
+        readers.on_frame(consumer.log.frames(start, start + 4)[0])
+        got += numbers_of(fast)
+        readers.sent(fast)
+        if start == 200:
+            for reader in stuck:
+                reader.take()  # handed to a transport that takes nothing
+    frame = 200
+    assert got == list(range(400)) and fast.places[PARTITION].state is PlaceState.LIVE
+    held = readers.budget.pending + readers.budget.sending
+    assert held == sum(reader.pending_bytes for reader in stuck) + readers.budget.sending
+    assert 10_000 < held <= 20_000 + len(stuck) * (settings.slice_bytes + frame)
+    for reader in (*stuck, fast):
+        readers.close(reader)
+    assert (readers.budget.pending, readers.budget.sending, readers.budget.promised) == (0, 0, 0)
+
+
+def test_slices_that_are_on_the_way_are_counted_and_each_reader_gets_its_turn() -> None:
+    """A thousand that begin in the past at the same time ask for what all may have, and one slice each."""
+    consumer = Consumer(Log())
+    settings = msgspec.structs.replace(Settings(), reader_buffer_bytes=8000, all_readers_buffer_bytes=20_000)
+    readers = Readers(1, lambda _: consumer, settings)
+    opened = [readers.open() for _ in range(100)]
+    for number in range(8):
+        for reader in opened:
+            readers.join(reader, Partition("Car", number), 0)
+    asked = [request.reader for request in consumer.requests if isinstance(request, Slice)]
+    assert set(asked) == {reader.number for reader in opened}
+    assert len(asked) * settings.slice_bytes <= 20_000 + len(opened) * settings.slice_bytes
+    for reader in opened:
+        readers.close(reader)
+    assert readers.budget.promised == 0
