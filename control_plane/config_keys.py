@@ -363,6 +363,15 @@ NOT_APPLICABLE = (
 
 LIMITS = (
     Key(
+        "ConnectionsMax", Whole(1, 1_000_000), 50_000, "Connections that NewConnection makes and nobody has closed.",
+        setting="connections_max",
+    ),
+    Key(
+        "ConnectionIdleSeconds", Number(0, 31_536_000), 86_400.0, "A connection that no call has named and no open read "
+        "has used for so long is closed. 0: none ever is, as in the reference.", setting="connection_idle_seconds",
+        default_prose="86400, a day (the reference keeps them for ever)",
+    ),
+    Key(
         "TcpConnectionsMax", Whole(1, 1_000_000), 10_000, "TCP connections to each public port of one gateway; one more "
         "is closed at once. Fewer where the process may not open so many files.", setting="tcp_connections_max",
     ),

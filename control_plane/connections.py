@@ -27,10 +27,12 @@ from google.protobuf.message import DecodeError
 
 from ma.streaming.api.v1 import api_pb2 as messages
 from ma.streaming.api.v1 import api_pb2_grpc as services
+from trackside.control_plane.connection_uses import ConnectionUses
 from trackside.control_plane.statuses import BadRequest, Context, TooMuch
 from trackside.control_plane.validation import check_stream, check_text
 from trackside.data_plane.routing import Routing
 from trackside.data_plane.spec import Settings
+from trackside.data_plane.worker import log_line
 
 __all__ = ["DETAILS_BYTES_MAX", "TABLE_BYTES_MAX", "ConnectionService", "ConnectionTable"]
 
@@ -210,9 +212,15 @@ class ConnectionService(services.ConnectionManagerServiceServicer):
     """``ma.streaming.api.v1.ConnectionManagerService``. ``on_closed`` gets the id of each connection closed."""
 
     def __init__(
-        self, table: ConnectionTable, routing: Routing, settings: Settings, on_closed: Callable[[int], None]
+        self,
+        table: ConnectionTable,
+        uses: ConnectionUses,
+        routing: Routing,
+        settings: Settings,
+        on_closed: Callable[[int], None],
     ) -> None:
         self._table = table
+        self._uses = uses
         self._routing = routing
         self._settings = settings
         self._on_closed = on_closed
@@ -223,7 +231,13 @@ class ConnectionService(services.ConnectionManagerServiceServicer):
         if not request.HasField("details"):
             raise BadRequest("details", None, "the connection's details")
         self._check(request.details)
+        if len(self._table) >= (limit := self._settings.connections_max):
+            raise TooMuch(
+                f"ConnectionsMax = {limit}: so many connections are open, and one more was asked for; close those that "
+                f"nobody reads with CloseConnection"
+            )
         id = self._table.open(request.details.SerializeToString())
+        self._uses.use(id)
         return messages.NewConnectionResponse(connection=messages.Connection(id=id))
 
     async def GetConnection(
@@ -232,16 +246,35 @@ class ConnectionService(services.ConnectionManagerServiceServicer):
         details = self._table.get(_id_of(request))
         if details is None:
             return messages.GetConnectionResponse()
+        self._uses.use(request.connection.id)
         return messages.GetConnectionResponse(details=messages.ConnectionDetails.FromString(details))
 
     async def CloseConnection(
         self, request: messages.CloseConnectionRequest, context: Context
     ) -> messages.CloseConnectionResponse:
         id = _id_of(request)
+        return messages.CloseConnectionResponse(success=self._close(id))
+
+    def expire_idle(self) -> int:
+        """Close what nobody has used for ConnectionIdleSeconds, as CloseConnection would; returns how many."""
+        expired = 0
+        for id, seconds in self._uses.idle(self._table.ids()):
+            data_source = _data_source_of(self._table.get(id) or b"")
+            if self._close(id):
+                expired += 1
+                log_line(
+                    "info", "control-plane", "abandoned connection closed", connection=id, data_source=data_source,
+                    idle_seconds=round(seconds),
+                )  # fmt: skip
+        self._uses.keep(self._table.ids())
+        return expired
+
+    def _close(self, id: int) -> bool:
         closed = self._table.close(id)
         if closed:
+            self._uses.forget(id)
             self._on_closed(id)
-        return messages.CloseConnectionResponse(success=closed)
+        return closed
 
     def _check(self, details: messages.ConnectionDetails) -> None:
         if (size := details.ByteSize()) > DETAILS_BYTES_MAX:

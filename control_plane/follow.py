@@ -21,6 +21,7 @@ from collections.abc import AsyncIterator, Iterable
 from typing import Any, Protocol
 
 from ma.streaming.api.v1 import api_pb2 as api
+from trackside.control_plane.connection_uses import ConnectionUses
 from trackside.control_plane.connections import ConnectionTable
 from trackside.control_plane.session_fold import EventKind, SessionEvent
 from trackside.control_plane.statuses import Context, NotReady
@@ -87,9 +88,10 @@ class _Stream:
 class FollowService(services.ControlPlaneServicer):
     """``trackside.internal.v1.ControlPlane``. ``epoch`` is the incarnation of this control plane."""
 
-    def __init__(self, epoch: int, connections: ConnectionTable, sessions: SessionState) -> None:
+    def __init__(self, epoch: int, connections: ConnectionTable, uses: ConnectionUses, sessions: SessionState) -> None:
         self._epoch = epoch
         self._connections = connections
+        self._uses = uses
         self._sessions = sessions
         self._streams: dict[str, _Stream] = {}  # by gateway
         self._recent: deque[SessionEvent] = deque()
@@ -160,7 +162,12 @@ class FollowService(services.ControlPlaneServicer):
         details = self._connections.get(request.id)
         if details is None:
             return messages.LookUpConnectionResponse()
+        self._uses.use(request.id)
         return messages.LookUpConnectionResponse(details=api.ConnectionDetails.FromString(details))
+
+    async def ReportReads(self, request: messages.ReportReadsRequest, context: Context) -> messages.ReportReadsResponse:
+        self._uses.on_report(request.gateway, request.connections)
+        return messages.ReportReadsResponse()
 
     def _live_streams(self) -> list[_Stream]:
         return [stream for stream in self._streams.values() if not stream.ended]

@@ -57,7 +57,7 @@ other counter has the label `worker`.
 Labels that clients choose are bounded: a process names {STREAMS_MAX} streams, {SOURCES_MAX} data sources where only
 these are counted, and {READER_ROWS_MAX} rows of each metric that has a connection. Whatever comes then is counted where
 all labels are `other`. Rows of a connection disappear when it is closed and its last read has ended; connections that
-nobody closes keep theirs. `sum(rate(...))` over connections does not care; for totals that never go back take
+nobody closes keep theirs until they expire (`ConnectionIdleSeconds`). `sum(rate(...))` over connections does not care; for totals that never go back take
 `trackside_gateway_delivered_total`. With very many readers, `MetricsPerConnection = false` makes one row a stream, with
 `connection` and `session_key` empty.
 
@@ -80,6 +80,7 @@ TITLES = {
     "gateway": "Gateways",
     "producer": "Producers",
     "consumer": "Consumers",
+    "connections": "Connections that expired",
     "control plane": "Sessions, formats, connections",
     "server": "The server",
     "processes": "Processes",

@@ -19,6 +19,7 @@ from trackside.control_plane.status_server import StatusServer
 from trackside.data_plane.data_dir import DataDirDamaged
 from trackside.data_plane.frame import Frame
 from trackside.data_plane.log import LogState, Partition, Watermarks
+from trackside.data_plane.metrics import EXPIRED
 from trackside.data_plane.peer import LogUnavailable, Parcel, Peer, RingFull
 from trackside.data_plane.record import Record, Route
 from trackside.data_plane.worker import Worker, play
@@ -170,7 +171,13 @@ async def _serve(worker: Worker) -> None:
     log = LinkedLog(worker, peer)
     try:
         control_plane = ControlPlane(
-            log, spec.settings, spec.control_socket, spec.epoch, instance=spec.instance, on_state=report
+            log,
+            spec.settings,
+            spec.control_socket,
+            spec.epoch,
+            instance=spec.instance,
+            on_state=report,
+            on_expired=worker.counters.counter(EXPIRED).add,
         )
     except KeyFileDamaged as error:
         raise DataDirDamaged(str(error)) from None  # the exit code that forbids a restart

@@ -28,6 +28,7 @@ from ma.streaming.key_generator.v1 import key_generator_pb2_grpc as key_generato
 from trackside.control_plane.background import Background
 from trackside.control_plane.checkpoint import Checkpoints
 from trackside.control_plane.clock import SYSTEM_CLOCK, Clock
+from trackside.control_plane.connection_uses import ConnectionUses, sweep_seconds
 from trackside.control_plane.connections import ConnectionService, ConnectionTable
 from trackside.control_plane.data_formats import DataFormats, DataFormatService
 from trackside.control_plane.follow import FollowService
@@ -66,6 +67,7 @@ class ControlPlane:
     """All services of one control-plane process. Make it inside the running event loop.
 
     ``on_state`` gets one line for an operator saying why sessions cannot be answered yet, and "" when they can.
+    ``on_expired`` gets how many abandoned connections were closed.
     ``instance`` tells runs of the server on one data directory apart. ``ready`` is set once the sessions are read from the log; connections and keys are served from :meth:`start` on.
     ``failed`` gets the exception of a background task that should not have failed: the process must end.
     Raises BadName (settings), KeyFileDamaged, OSError (run or data directory).
@@ -81,6 +83,7 @@ class ControlPlane:
         instance: str = "",
         clock: Clock = SYSTEM_CLOCK,
         on_state: Callable[[str], None] = _ignore_state,
+        on_expired: Callable[[int], None] = lambda _: None,
     ) -> None:
         routing = Routing(settings)
         self.ready = asyncio.Event()
@@ -93,7 +96,10 @@ class ControlPlane:
         checkpoints = Checkpoints(settings.data_dir, settings.broker) if settings.broker else None
         self._formats = DataFormats(port, routing, settings, self._keys, self._background, checkpoints)
         self._sessions: SessionChanges | None = None
-        self._follow = FollowService(epoch, self._connections, self)
+        uses = ConnectionUses(
+            Path(settings.run_dir) / "connections.used", settings.connection_idle_seconds, settings.gateways, clock
+        )
+        self._follow = FollowService(epoch, self._connections, uses, self)
         if settings.integrate_session_management:
             self._sessions = SessionChanges(
                 port,
@@ -114,9 +120,14 @@ class ControlPlane:
             # Gateways have the one limit for all requests.
             options=[("grpc.max_receive_message_length", -1), *PENDING_OPTIONS],
         )
+        self._sweep_seconds = sweep_seconds(settings.connection_idle_seconds)
+        self._on_expired = on_expired
+        self._connection_service = ConnectionService(
+            self._connections, uses, routing, settings, self._follow.on_connection_closed
+        )
         self._add_services(
             SessionService(self._sessions, streams, routing, settings, clock),
-            ConnectionService(self._connections, routing, settings, self._follow.on_connection_closed),
+            self._connection_service,
             KeyService(self._keys),
             LetterService(port, routing),
         )
@@ -145,6 +156,14 @@ class ControlPlane:
             raise OSError(f"{self._socket_path}: cannot listen there: {error}") from None
         await self._server.start()
         self._background.spawn(self._load_sessions(), "loading of sessions")
+        if self._sweep_seconds:
+            self._background.spawn(self._expire_connections(), "expiry of connections")
+
+    async def _expire_connections(self) -> None:
+        while True:
+            await asyncio.sleep(self._sweep_seconds)
+            if expired := self._connection_service.expire_idle():
+                self._on_expired(expired)
 
     async def stop(self, grace: float) -> None:
         """Take no more calls, let those under way finish within ``grace`` seconds, then let go of everything."""

@@ -8,8 +8,9 @@ session events, which this gateway fans out to its subscribers, and connections 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import grpc
@@ -93,6 +94,16 @@ class ControlCalls:
                 continue
             return answer.details if answer.HasField("details") else None
         raise LogUnavailable(self._why())
+
+    async def report_reads(self, read: Callable[[], Iterable[int]], seconds: float) -> None:
+        """Say for ever, every ``seconds``, which connections are read here. What the control plane misses it hears next
+        time; until then no connection expires."""
+        while seconds:
+            request = internal_pb2.ReportReadsRequest(gateway=self._worker.spec.name, connections=read())
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                await self._stub.ReportReads(request, timeout=SUCCESSOR_SECONDS, wait_for_ready=True)
+            await asyncio.sleep(seconds)
+        await asyncio.Event().wait()
 
     async def _is_there(self, remaining: float | None) -> bool:
         """Whether the control plane is connected, waiting for a successor within the bound."""

@@ -171,6 +171,7 @@ class Gateway(grpc.GenericRpcHandler):
         background = [
             loop.create_task(self._tls.keep_fresh()),
             loop.create_task(self._control.follow(self._on_event, lambda: self._notifications.next_offset)),
+            loop.create_task(self._control.report_reads(self._reader.connections_read, self._report_seconds())),
             loop.create_task(self._keep_health()),
         ]
         self.worker.become(WorkerState.READY)
@@ -184,6 +185,10 @@ class Gateway(grpc.GenericRpcHandler):
                 self._server.add_insecure_port(address)
             else:
                 self._server.add_secure_port(address, credentials)
+
+    def _report_seconds(self) -> float:
+        """As often as the control plane looks for abandoned connections, and a little before."""
+        return min(self.worker.spec.settings.connection_idle_seconds / 10, 25.0)
 
     async def _drain(self, background: list[asyncio.Task[None]]) -> None:
         self.worker.stopping = True

@@ -18,6 +18,7 @@ __all__ = [
     "DELIVERED",
     "ESSENTIALS_DELIVERED",
     "ESSENTIALS_READ",
+    "EXPIRED",
     "GROUPS",
     "INFO_PUBLISHED",
     "INFO_ROUTED",
@@ -312,11 +313,18 @@ READER_STATISTICS = {
 }
 """What :meth:`Consumer.statistics` and :meth:`LogReader.statistics` tell."""
 
+# --- the control plane, for itself -----------------------------------------------------------------------------------
+
+EXPIRED = _counter(
+    "trackside_connections_expired_total", "Connections closed because nobody had used them for ConnectionIdleSeconds."
+)
+
 GROUPS: dict[str, tuple[Metric, ...]] = {
     "reference": REFERENCE,
     "gateway": (*GATEWAY, *READERS_STATISTICS.values()),
     "producer": (*PRODUCER, *WRITER_STATISTICS.values()),
     "consumer": (*CONSUMER, *READER_STATISTICS.values()),
+    "connections": (EXPIRED,),
 }
 
 METRICS = {metric.name: metric for group in GROUPS.values() for metric in group}

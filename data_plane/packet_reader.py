@@ -114,6 +114,10 @@ class PacketReader:
         if connection not in self._by_connection:
             self._metrics.forget(connection)
 
+    def connections_read(self) -> list[int]:
+        """Connections with open reads here."""
+        return list(self._by_connection)
+
     def open_connections(self) -> set[int]:
         """Connections that are read here, or were and have counters that end with them."""
         return set(self._by_connection) | self._metrics.connections()

@@ -168,3 +168,15 @@ class RefusedAgain(_message.Message):
     packet: int
     reason: str
     def __init__(self, packet: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class ReportReadsRequest(_message.Message):
+    __slots__ = ("gateway", "connections")
+    GATEWAY_FIELD_NUMBER: _ClassVar[int]
+    CONNECTIONS_FIELD_NUMBER: _ClassVar[int]
+    gateway: str
+    connections: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, gateway: _Optional[str] = ..., connections: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class ReportReadsResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...

@@ -48,6 +48,11 @@ class ControlPlaneStub(object):
                 request_serializer=trackside_dot_protos_dot_internal__pb2.LookUpConnectionRequest.SerializeToString,
                 response_deserializer=trackside_dot_protos_dot_internal__pb2.LookUpConnectionResponse.FromString,
                 _registered_method=True)
+        self.ReportReads = channel.unary_unary(
+                '/trackside.internal.v1.ControlPlane/ReportReads',
+                request_serializer=trackside_dot_protos_dot_internal__pb2.ReportReadsRequest.SerializeToString,
+                response_deserializer=trackside_dot_protos_dot_internal__pb2.ReportReadsResponse.FromString,
+                _registered_method=True)
 
 
 class ControlPlaneServicer(object):
@@ -74,6 +79,13 @@ class ControlPlaneServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReportReads(self, request, context):
+        """Which connections this gateway reads, said again and again: others may be abandoned.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ControlPlaneServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -86,6 +98,11 @@ def add_ControlPlaneServicer_to_server(servicer, server):
                     servicer.LookUpConnection,
                     request_deserializer=trackside_dot_protos_dot_internal__pb2.LookUpConnectionRequest.FromString,
                     response_serializer=trackside_dot_protos_dot_internal__pb2.LookUpConnectionResponse.SerializeToString,
+            ),
+            'ReportReads': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportReads,
+                    request_deserializer=trackside_dot_protos_dot_internal__pb2.ReportReadsRequest.FromString,
+                    response_serializer=trackside_dot_protos_dot_internal__pb2.ReportReadsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -146,6 +163,33 @@ class ControlPlane(object):
             '/trackside.internal.v1.ControlPlane/LookUpConnection',
             trackside_dot_protos_dot_internal__pb2.LookUpConnectionRequest.SerializeToString,
             trackside_dot_protos_dot_internal__pb2.LookUpConnectionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportReads(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trackside.internal.v1.ControlPlane/ReportReads',
+            trackside_dot_protos_dot_internal__pb2.ReportReadsRequest.SerializeToString,
+            trackside_dot_protos_dot_internal__pb2.ReportReadsResponse.FromString,
             options,
             channel_credentials,
             insecure,

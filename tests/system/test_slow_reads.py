@@ -69,12 +69,17 @@ def counter(server: Server, name: str) -> int:
     return sum(value for path in paths for found, _, value in read_counters(path) if found == name)
 
 
+def places(server: Server, *states: str) -> int:
+    """Partitions of all open reads."""
+    return sum(counter(server, f"trackside_gateway_{state}_places") for state in states or ("live", "past", "paused"))
+
+
 class SlowRead:
     """A read that is at the live end, and then takes nothing until :meth:`read_on`."""
 
     def __init__(self, server: Server, client: Client, source: str, when_slow: str, essentials: bool = False) -> None:
         self.connection = client.connect(source, session_key="s", exclude_main_stream=False)
-        before = counter(server, "trackside_gateway_live_places")
+        wait_until(lambda: not places(server), "reads of earlier tests have gone")
         metadata = (("trackside-when-slow", when_slow),) if when_slow else ()
         if essentials:
             request: Any = api_pb2.ReadEssentialsRequest(connection=self.connection)
@@ -84,7 +89,7 @@ class SlowRead:
             self.call = client.reader.ReadPackets(request, timeout=300, metadata=metadata)
         self.got: list[int] = []
         self.error: grpc.RpcError | None = None
-        wait_until(lambda: counter(server, "trackside_gateway_live_places") > before, "the read is live")
+        wait_until(lambda: places(server, "live") == places(server) > 0, "the read is live")
 
     def read_on(self) -> threading.Thread:
         """Take everything, in a thread of its own, until the stream ends."""
