@@ -319,14 +319,14 @@ class TestDeadLetterFile:
     def test_letters_come_back(self, tmp_path: Path) -> None:
         file = DeadLetterFile(tmp_path / "dead-letters")
         for _ in range(3):
-            file.append(self.LETTER)
+            file.append([self.LETTER])
         lines = file.path.read_bytes().splitlines()
         assert [msgspec.json.decode(line, type=DeadLetter) for line in lines] == [self.LETTER] * 3
 
     def test_a_line_that_a_crash_cut_short_spoils_only_itself(self, tmp_path: Path) -> None:
         file = DeadLetterFile(tmp_path)
-        file.append(self.LETTER)
+        file.append([self.LETTER])
         with file.path.open("r+b") as handle:
             handle.truncate(file.path.stat().st_size - 10)
-        file.append(self.LETTER)
+        file.append([self.LETTER])
         assert msgspec.json.decode(file.path.read_bytes().splitlines()[-1], type=DeadLetter) == self.LETTER
