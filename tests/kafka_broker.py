@@ -266,6 +266,12 @@ class KafkaBroker:
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def pid(self) -> int:
+        """Of the running process, to be stopped and continued by signals."""
+        assert self._process is not None, "not running"
+        return self._process.pid
+
     # topics
 
     def create_topic(self, topic: str, partitions: int = 1, config: Mapping[str, str] | None = None) -> None:

@@ -1,0 +1,52 @@
+"""The checker around a part of a test: ``with Load(server) as load: ...``, and nothing of it may be lost at the end."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from faults.catalogue import Fault
+from faults.checker import Checker
+from faults.runner import judge, watch_of
+from faults.verdict import Report
+from server import Server
+
+__all__ = ["Load"]
+
+ANY = 1 << 30
+
+
+class Load:
+    """Many writers and readers on a server with the local log, from ``with`` to its end.
+
+    Then, unless the test has failed already, everything accepted must be there, once and in order, as the readers got
+    it. ``breaks_allowed`` is how many of their calls may have ended meanwhile, ``statuses`` what writes may have been
+    answered with besides the usual.
+    """
+
+    def __init__(self, server: Server, *, breaks_allowed: int = ANY, statuses: tuple[str, ...] = ()) -> None:
+        self._server = server
+        self._checker = Checker()
+        self._breaks_allowed = breaks_allowed
+        self._fault = Fault("load", "", (), (), statuses=statuses)
+        self.report = Report()
+
+    def __enter__(self) -> Self:
+        self._checker.begin(watch_of(self._server, "Load", None))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self._finish()
+        finally:
+            self._checker.close()
+
+    def wait_more(self) -> None:
+        """Until every writer has more packets accepted."""
+        self._checker.wait_more()
+
+    def _finish(self) -> None:
+        self.report = self._checker.finish()
+        self.report.log, self.report.breaks_allowed = "local", self._breaks_allowed
+        judge(self.report, self._fault)
+        assert not self.report.broken, self.report

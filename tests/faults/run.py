@@ -1,0 +1,110 @@
+"""Fault after fault, for as long as you like: the long form of ``tests/faults``. See docs/reliability.md.
+
+./dev run python tests/faults/run.py --kills 100
+./dev run python tests/faults/run.py --minutes 2 --fault producer --log kafka --shape 2/2/2 --seed 7
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+if __name__ == "__main__":  # run as a program: what pytest puts on the path
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import msgspec
+from faults.catalogue import FAULTS, Fault
+from faults.checker import Checker
+from faults.runner import Extent, run_fault
+from faults.verdict import Report
+from kafka_broker import KafkaBroker, running_broker
+from rich.console import Console
+from rich.table import Table
+from server import SHAPES, Server
+
+COLUMNS = ("lost", "repeated", "reordered", "corrupted", "left_over")
+
+
+def main() -> int:
+    arguments = _arguments()
+    faults = [FAULTS[name] for name in arguments.fault or FAULTS]
+    extent = Extent(arguments.kills, 60 * arguments.minutes)
+    reports: list[Report] = []
+    with contextlib.ExitStack() as stack:
+        broker = stack.enter_context(running_broker()) if "kafka" in arguments.log else None
+        checker = stack.enter_context(Checker())
+        for number, (fault, log, shape) in enumerate(_runs(faults, arguments.log, arguments.shape)):
+            _say(f"{fault.name}, {log}, {shape}: {fault.title}")
+            with _server(fault, shape, broker if log == "kafka" else None, number) as server:
+                broker_of = broker if log == "kafka" else None
+                report = run_fault(fault, server, checker, broker_of, seed=arguments.seed, extent=extent, say=_say)
+            reports.append(report)
+            _say(f"  {'BROKEN: ' + '; '.join(report.broken) if report.broken else 'held'}")
+            if arguments.json:
+                arguments.json.write_bytes(msgspec.json.format(msgspec.json.encode(reports), indent=1))
+    Console().print(table(reports))
+    return 1 if any(report.broken for report in reports) else 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=100, help="of each fault; rounds where nobody is killed")
+    parser.add_argument("--minutes", type=float, default=0.0, help="of each fault, instead of a number of kills")
+    parser.add_argument("--fault", action="append", choices=FAULTS, help="only this one; may be given again")
+    parser.add_argument("--log", action="append", choices=("local", "kafka"), help="both, unless given")
+    parser.add_argument("--shape", action="append", choices=SHAPES, help="both, unless given")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--json", type=Path, help="write the reports to this file")
+    arguments = parser.parse_args()
+    arguments.log = arguments.log or ["local", "kafka"]
+    arguments.shape = arguments.shape or list(SHAPES)
+    return arguments
+
+
+def _runs(faults: list[Fault], logs: list[str], shapes: list[str]) -> Iterator[tuple[Fault, str, str]]:
+    for fault in faults:
+        for log in fault.logs:
+            for shape in shapes:
+                if log in logs:
+                    yield fault, log, shape
+
+
+@contextlib.contextmanager
+def _server(fault: Fault, shape: str, broker: KafkaBroker | None, number: int) -> Iterator[Server]:
+    """One that serves, of its own folders and topics; all is thrown away."""
+    with tempfile.TemporaryDirectory(prefix="trackside-fault-") as folder:
+        server = Server(Path(folder), shape, broker=broker.address if broker else "")
+        server.environment.update(fault.environment)
+        if broker:
+            server.environment["TRACKSIDE_DOMAIN"] = f"Fault{number}"
+        try:
+            yield server.start()
+        finally:
+            server.remove()
+
+
+def _say(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')}  {text}", flush=True)
+
+
+def table(reports: list[Report]) -> Table:
+    made = Table("fault", "log", "shape", "actions", "accepted", *COLUMNS, "pause w/r/a s", "held")
+    for report in reports:
+        actions = ", ".join(f"{count} x {what}" for what, count in report.actions.items())
+        pauses = (report.writer_pause_seconds, report.reader_pause_seconds, report.answer_pause_seconds)
+        made.add_row(
+            *(report.fault, report.log, report.shape, actions, str(report.accepted)),
+            *(str(getattr(report, column)) for column in COLUMNS),
+            " / ".join(f"{pause:.1f}" for pause in pauses),
+            "no" if report.broken else "yes",
+        )
+    return made
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
