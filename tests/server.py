@@ -44,6 +44,7 @@ class Server:
         self.data_dir = folder / "data"
         self.log_file = folder / "server.log"
         self.shape = shape
+        self.broker = broker
         gateways, producers, consumers = SHAPES[shape]
         self.arguments = [
             *("--gateways", str(gateways), "--producers", str(producers), "--consumers", str(consumers)),

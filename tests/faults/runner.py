@@ -15,7 +15,7 @@ from faults.verdict import Report
 from kafka_broker import KafkaBroker
 from server import Server
 
-__all__ = ["Extent", "judge", "run_fault", "watch_of"]
+__all__ = ["Extent", "judge", "log_of", "run_fault", "watch_of"]
 
 STATUSES = {"UNAVAILABLE", "RESOURCE_EXHAUSTED"}
 """What a write may be answered with that is not accepted."""
@@ -33,14 +33,17 @@ class Extent(NamedTuple):
         return max(scene.kills, rounds) >= self.kills
 
 
-def watch_of(server: Server, prefix: str, broker: KafkaBroker | None, pace: float = 1.0) -> Watch:
+def log_of(server: Server) -> str:
+    return "kafka" if server.broker else "local"
+
+
+def watch_of(server: Server, prefix: str) -> Watch:
     return Watch(
         address=f"127.0.0.1:{server.port}",
         prefix=prefix,
         data_dir=str(server.data_dir),
-        broker=broker.address if broker else "",
+        broker=server.broker,
         domain=server.environment.get("TRACKSIDE_DOMAIN", ""),
-        pace=pace,
     )
 
 
@@ -58,7 +61,7 @@ def run_fault(
     """One run against a server that serves, and serves afterwards. Without ``extent`` the short form: one round."""
     rng = random.Random(zlib.crc32(f"{seed} {fault.name} {server.shape}".encode()))
     scene = Scene(server, checker, rng, broker, long=extent is not None)
-    checker.begin(watch_of(server, prefix or fault.name, broker))
+    checker.begin(watch_of(server, prefix or fault.name))
     checker.wait_more()
     began, rounds = time.monotonic(), 0
     while True:
@@ -72,7 +75,7 @@ def run_fault(
             break
     report = checker.finish()
     report.fault, report.shape, report.seed = fault.name, server.shape, seed
-    report.log = "kafka" if broker else "local"
+    report.log = log_of(server)
     report.actions, report.breaks_allowed = dict(scene.did), scene.breaks_allowed
     judge(report, fault)
     return report
