@@ -25,6 +25,7 @@ from types import FrameType
 from trackside.control_plane.embedded import LIFELINE
 from trackside.control_plane.exit_codes import CommandFailed, ExitCode
 from trackside.control_plane.notify import Notifier
+from trackside.control_plane.poison_watch import PoisonWatch, commits_of
 from trackside.control_plane.ports import PortReservation
 from trackside.control_plane.run_directory import LOCK_WAIT_SECONDS, RunDirectory, lock_directory
 from trackside.control_plane.take_over import Predecessor, find_predecessor, log_name
@@ -32,6 +33,7 @@ from trackside.control_plane.topology import RECOVERY
 from trackside.control_plane.worker_handle import WorkerHandle
 from trackside.data_plane.data_dir import read_identity
 from trackside.data_plane.log import LogConfigurationError
+from trackside.data_plane.poison import trial_of
 from trackside.data_plane.recovery import write_rings_of
 from trackside.data_plane.spec import Settings, SlotSpec, WorkerSpec
 from trackside.data_plane.worker import log_line
@@ -119,10 +121,21 @@ class Supervisor:
         self.links = topology.links()
         self._log_tables = topology.log_tables()
         pass_fds = (self.run_directory.lock.fd, self._data_lock.fd, *self._doorbells.values())
-        self.workers = {slot.name: WorkerHandle(slot, pass_fds, self._stall_seconds(slot)) for slot in self.slots}
+        self.workers = {
+            slot.name: WorkerHandle(slot, pass_fds, self._stall_seconds(slot), self._poison_watch(slot))
+            for slot in self.slots
+        }
 
     def _stall_seconds(self, slot: SlotSpec) -> float:
         return self.settings.gateway_stall_seconds if slot.role == "gateway" else self.settings.stall_seconds
+
+    def _poison_watch(self, slot: SlotSpec) -> PoisonWatch | None:
+        """Of those that take records from write rings."""
+        instance, stale = self.run_directory.instance, self.run_directory.stale
+        trial = trial_of(instance, slot.name)
+        if slot.role == "producer":
+            return PoisonWatch(trial, lambda: commits_of([instance], slot.name))
+        return PoisonWatch(trial, lambda: commits_of(stale)) if slot.role == "recovery" else None
 
     # -- the loop -----------------------------------------------------------------------------------------------------
 

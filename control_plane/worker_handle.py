@@ -11,6 +11,7 @@ import time
 import msgspec
 
 from trackside.control_plane.config_keys import KEYS
+from trackside.control_plane.poison_watch import PoisonWatch, is_own_end
 from trackside.data_plane.spec import SlotSpec, WorkerSpec, encode_spec
 from trackside.data_plane.worker import EXIT_CANNOT_BOOT, EXIT_CRASHED, STOP_SIGNALS, log_line
 from trackside.shm.liveness import Liveness, WorkerState
@@ -35,7 +36,9 @@ AFTER_DEATH = {"waiting": "died and is being started again", "given_up": "died a
 class WorkerHandle:
     """States by name: ``idle`` (not wanted), ``running``, ``waiting`` (dead, back-off), ``given_up``, ``done``."""
 
-    def __init__(self, slot: SlotSpec, pass_fds: tuple[int, ...], stall_seconds: float) -> None:
+    def __init__(
+        self, slot: SlotSpec, pass_fds: tuple[int, ...], stall_seconds: float, poison: PoisonWatch | None = None
+    ) -> None:
         self.slot = slot
         self.name = slot.name
         self.liveness = Liveness(slot.liveness)
@@ -43,6 +46,7 @@ class WorkerHandle:
         self.exit_code: int | None = None
         self._pass_fds = pass_fds
         self._stall_seconds = stall_seconds
+        self._poison = poison
         self._process: subprocess.Popen[bytes] | None = None
         self._spec: WorkerSpec | None = None
         self._started_at = 0.0
@@ -72,7 +76,8 @@ class WorkerHandle:
         self.liveness.state = WorkerState.STARTING
         self.liveness.epoch += 1
         self.liveness.heartbeat_ns = time.monotonic_ns()
-        self._spec = msgspec.structs.replace(spec, epoch=self.liveness.epoch)
+        careful = self._poison is not None and self._poison.careful
+        self._spec = msgspec.structs.replace(spec, epoch=self.liveness.epoch, careful=careful)
         try:
             self._process = self._exec(self._spec)
         except OSError as error:
@@ -148,6 +153,8 @@ class WorkerHandle:
         words = self.liveness.read_last_words().strip()
         last_line = words.splitlines()[-1] if words else ""
         log_line("error", "supervisor", "worker died", worker=self.name, how=how, last_words=last_line)
+        if self._poison is not None:
+            self._poison.on_death(is_own_end(code, hung=self._killed))
         if restart:
             self._plan_restart(code, booted)
         else:
@@ -161,7 +168,8 @@ class WorkerHandle:
         if booted and now - self._started_at > 1.0:
             self._fruitless.clear()  # it worked: this death is not one of a series
         self._fruitless = [at for at in self._fruitless if now - at < GIVE_UP_SECONDS]
-        if code == EXIT_CANNOT_BOOT or len(self._fruitless) >= GIVE_UP_DEATHS:
+        hopeless = len(self._fruitless) >= GIVE_UP_DEATHS and not (self._poison is not None and self._poison.moved)
+        if code == EXIT_CANNOT_BOOT or hopeless:
             self.state = "given_up"
             log_line("error", "supervisor", "worker given up", worker=self.name, deaths=len(self._fruitless))
             return

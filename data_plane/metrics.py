@@ -230,6 +230,10 @@ PRODUCER = (
     _counter("trackside_producer_records_total", "Records taken from the down rings of all peers."),
     _counter("trackside_producer_packets_total", "Packets in those records; copies of essential packets not counted."),
     _counter("trackside_producer_refused_total", "Packets that the log refused for good; each is a dead letter."),
+    _counter(
+        "trackside_producer_quarantined_total",
+        "Records that ended a producer, or the recovery, again and again; they are in the dead-letter file.",
+    ),
     ACCEPTED_TO_LOGGED,
 )
 WRITER_STATISTICS = {
@@ -334,6 +338,7 @@ class ProducerCounters(NamedTuple):
     records: Counter
     packets: Counter
     refused: Counter
+    quarantined: Counter
 
 
 class ConsumerCounters(NamedTuple):

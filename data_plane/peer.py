@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import starmap
 from typing import Any, NamedTuple, TypeVar
 
+import msgspec
+
 from trackside.data_plane.frame import decode_frame
 from trackside.data_plane.link import (
     FRAME,
@@ -155,7 +157,7 @@ class ProducerProxy(_LinkProxy):
         """Shares are recomputed from the ring itself, so that no account can leak with a predecessor's death."""
         for found in self.down.walk(self.down.commit_position, self.down.publish_position):
             if found.kind == PACKETS:
-                self._note(found.end, Parcel([decode_record(found.body)]).sizes)
+                self._note(found.end, _sizes_in(found.body))
 
     def _note(self, end: int, sizes: Counter[str]) -> None:
         self._in_ring.append((end, sizes))
@@ -218,6 +220,14 @@ class ProducerProxy(_LinkProxy):
             wanted = self.down.commit_position + 1
         self.down.wait_for_commit(wanted)
         return wanted != 0
+
+
+def _sizes_in(body: bytes) -> Counter[str]:
+    """By topic; of no topic when it is no record: that is its producer's to deal with."""
+    try:
+        return Parcel([decode_record(body)]).sizes
+    except (msgspec.MsgspecError, IndexError, ValueError):
+        return Counter()
 
 
 class _Question(NamedTuple):

@@ -18,7 +18,7 @@ from trackside.data_plane import metrics
 from trackside.data_plane.link import PACKETS, Limits, PeerLink, PeerSet, Refused, encode_message
 from trackside.data_plane.log import LogWriter, Partition
 from trackside.data_plane.log_backend import open_writer
-from trackside.data_plane.merge import Merge
+from trackside.data_plane.poison import NOTHING, one_by_one
 from trackside.data_plane.record import Record, decode_record
 from trackside.data_plane.routing import Routing
 from trackside.data_plane.stream_metrics import routed_counters
@@ -48,7 +48,7 @@ class Producer:
         self.peers = PeerSet(worker.spec, worker.attach)
         self._by_ring = {peer.down.ring_id: peer for peer in self.peers}
         self._links = list(self.peers)
-        self._merge = Merge([peer.down for peer in self._links])
+        self._merge = one_by_one(worker, [peer.down for peer in self._links], writer.logged, self._on_quarantined)
         self._count = metrics.producer_counters(worker.counters)
         self._routed = routed_counters(worker.counters, Routing(worker.spec.settings))
         self._latency = metrics.latency(worker.counters, metrics.ACCEPTED_TO_LOGGED)
@@ -87,6 +87,16 @@ class Producer:
         self._unlogged[peer].append(_Appended(found.end, found.stamp_ns, record))
         self._count.records.add(1)
         self._count.packets.add(found.count)
+
+    def _on_quarantined(self, index: int, found: RingRecord, record: Record | None, reason: str) -> None:
+        """A record that is not taken at all: who waits for it is told, and ``commit`` passes it."""
+        peer = self._links[index]
+        self._count.quarantined.add(1)
+        self.log.append(peer.down.ring_id, found.end, NOTHING)
+        for packet, row in enumerate(record.indexes if record is not None else ()):
+            assert record is not None
+            route = record.routes[row]
+            self._unsaid[peer].append(Refused(found.end, packet, route.topic, route.partition, reason))
 
     def _commit(self) -> int:
         moved = 0

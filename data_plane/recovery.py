@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+from trackside.data_plane import metrics
 from trackside.data_plane.link import PACKETS
 from trackside.data_plane.log import LogWriter
 from trackside.data_plane.log_backend import open_writer
-from trackside.data_plane.merge import Merge
+from trackside.data_plane.poison import NOTHING, one_by_one
 from trackside.data_plane.record import decode_record
 from trackside.data_plane.worker import Worker
 from trackside.shm.liveness import WorkerState
-from trackside.shm.ring import RingReader
+from trackside.shm.ring import RingReader, RingRecord
 
 __all__ = ["recover_instance", "run", "write_rings_of"]
 
@@ -38,39 +40,60 @@ def recover_instance(worker: Worker, log: LogWriter, instance: Path) -> int:
     Returns how many packets there were. Raises RingCorrupt: then the rings stay for a human to look at.
     """
     rings = [RingReader(path) for path in write_rings_of(instance)]
-    merge = Merge(rings)
-    packets = 0
-    while due := merge.take():
+    count = metrics.producer_counters(worker.counters)
+
+    def on_quarantined(index: int, found: RingRecord, _record: object, _reason: str) -> None:
+        count.quarantined.add(1)
+        log.append(rings[index].ring_id, found.end, NOTHING)
+
+    taking = one_by_one(worker, rings, log.logged, on_quarantined)
+
+    def take() -> int:
+        due = taking.take()
         for index, found in due:
             if found.kind != PACKETS:
                 raise ValueError(f"ring {rings[index].ring_id}: kind {found.kind} at position {found.position}")
             log.append(rings[index].ring_id, found.end, decode_record(found.body))
-            packets += found.count
-    _wait_logged(worker, log, rings)
+        return sum(found.count for _, found in due)
+
+    packets = _wait_logged(worker, log, rings, count, take)
     for ring in rings:
         ring.close()
     return packets
 
 
-def _wait_logged(worker: Worker, log: LogWriter, rings: list[RingReader]) -> None:
-    """As long as it takes: the server says NOT_SERVING and why, and keeps the old rings untouched meanwhile."""
+def _wait_logged(
+    worker: Worker,
+    log: LogWriter,
+    rings: list[RingReader],
+    count: metrics.ProducerCounters,
+    take: Callable[[], int],
+) -> int:
+    """As long as it takes: the server says NOT_SERVING and why, and keeps the old rings untouched meanwhile.
+
+    Returns how many packets there were; all of them are taken at once, or one record at a time (``poison.py``).
+    """
     said_at = time.monotonic()
+    packets = 0
     while not worker.stopping:
-        done = log.do_work()
+        packets += (taken := take())
+        done = log.do_work() + taken
         worker.beat()
         state = log.state()
         worker.become(WorkerState.RECOVERING, state.reason)
         for refusal in log.refusals():
+            count.refused.add(1)
             worker.log("error", "dead letter", topic=refusal.partition.topic, reason=refusal.reason)
         for ring in rings:
             ring.commit(max(ring.commit_position, log.logged(ring.ring_id)))
         if all(ring.commit_position == ring.publish_position() for ring in rings):
-            return
+            break
         if time.monotonic() - said_at > SAY_SECONDS:
             said_at = time.monotonic()
             worker.log("warn", "recovery waits for the log", reason=state.reason or "working")
         if not done:
             time.sleep(LOOK_SECONDS)
+    return packets
 
 
 def run(worker: Worker) -> None:

@@ -133,6 +133,7 @@ class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
     control_socket: str
     log_tables: list[str]  # published ends of the local log, one file a producer, in their order
     stale_instances: list[str] = []  # recovery only: folders of dead instances, oldest first
+    careful: bool = False  # producers and recovery: a record may have ended the predecessors (poison.py)
     public_addresses: list[str] = []  # gateways only: host:port
     status_port: int = 0  # control plane only, on settings.status_address; 0: none
     holds_writes: bool = False  # gateways only: accept none before the producers have been started
