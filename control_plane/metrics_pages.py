@@ -81,6 +81,7 @@ TITLES = {
     "producer": "Producers",
     "consumer": "Consumers",
     "connections": "Connections that expired",
+    "forwarder": "The forwarder, in edge mode",
     "control plane": "Sessions, formats, connections",
     "server": "The server",
     "processes": "Processes",
@@ -95,7 +96,7 @@ def markdown_page() -> str:
     parts = [INTRODUCTION]
     for name, title in TITLES.items():
         group = counted.GROUPS[name] if name in counted.GROUPS else seen.GROUPS[name]
-        own = ("worker",) if name in ("gateway", "producer", "consumer") else ()
+        own = ("worker",) if name in ("gateway", "producer", "consumer", "forwarder") else ()
         parts.append(f"## {title}\n\n{HEAD}\n" + "\n".join(_rows(group, own)) + "\n")
     return "\n".join(parts)
 

@@ -11,7 +11,7 @@
                  laid-out              empty; made last: without it nobody has ever used what is there
                  links/*.ring          the rings
                  *.liveness *.counters one pair a process slot
-                 *.log-table           published ends of the local log, one a producer
+                 *.log-table           published ends of the local log, one a producer; the forwarder's: how far it is
 
 An instance folder that is found at start was left by a server that died. When its write rings hold something, that was
 accepted: it is recovered first and removed afterwards. Every other is removed at once, so that a server that is killed

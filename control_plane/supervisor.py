@@ -348,7 +348,6 @@ class Supervisor:
             "key_port": self._ports[1].port,
             "status_port": self._status_port.port,
             "log": log_name(self.settings),
-            "forward_to": self.settings.forward_to,
             "processes": processes,
             "links": [
                 {"peer": link.peer, "worker": link.worker, "down": link.down, "up": link.up} for link in self.links

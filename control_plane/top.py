@@ -151,6 +151,7 @@ def render(server: Server, flow: Flow, usage: Usages) -> RenderableType:
     return Group(
         Text(_headline(server, usage)),
         Text(_flow_line(server, flow, usage)),
+        *(Text(_link_line(process, flow)) for process in server.processes if process.role == "forwarder"),
         _process_table(server, flow, usage),
         _ring_table(server, flow),
     )
@@ -185,6 +186,26 @@ def _flow_line(server: Server, flow: Flow, usage: Usages) -> str:
             f"consumer {_share(busiest('consumer'))}",
             f"ring {_fullest(up):.1%}",
             f"readers {_total(server, 'trackside_gateway_readers')}, out {_count(_sum(flow.packets, up))}/s",
+        ]
+    )
+
+
+def _link_line(forwarder: Process, flow: Flow) -> str:
+    """What a crew looks at: is the garage there, what has it not got, how long does the disk last."""
+    found = {row.name.removeprefix("trackside_forwarder_"): row.value for row in forwarder.counters if not row.labels}
+    up = forwarder.alive and found.get("link_up")
+    rate = _count(flow.counters.get((forwarder.name, "trackside_forwarder_packets_total")))
+    behind = f"{_count(found.get('backlog_packets', 0))} packets, {_size(found.get('backlog_bytes', 0))}"
+    oldest = _age(found.get("backlog_seconds", 0)) if found.get("backlog_packets") else "0 s"
+    held = f", {found['held']} partitions held" if found.get("held") and up else ""
+    hours = found.get("disk_left_seconds", 0) / 3.6e12
+    lasts = f"{hours:.1f} h left" if hours < 1000 else "does not fill"
+    return " | ".join(
+        [
+            f"link {'up' if up else 'AWAY'}",
+            f"behind {behind}, oldest {oldest}{held}",
+            f"sent {rate}/s",
+            f"disk: log {_size(found.get('log_bytes', 0))}, {lasts}",
         ]
     )
 

@@ -92,7 +92,11 @@ class Topology:
     def shared_bytes(self) -> int:
         """What the run directory's tmpfs must have free for this shape."""
         slots = sum(LIVENESS_BYTES + CountersLayout(self.counter_rows(role)).segment_bytes for _, role, _ in self.names)
-        return slots + sum(ring_bytes(ring.capacity_bytes) for ring in self.rings()) + len(self.log_tables()) * MIB
+        return (
+            slots
+            + sum(ring_bytes(ring.capacity_bytes) for ring in self.rings())
+            + (len(self.log_tables()) + bool(self.settings.forward_to)) * MIB
+        )
 
     def _ring_id(self, link: LinkSpec, direction: str) -> str:
         return f"{self.instance.name}/{link.peer}.{link.worker}.{direction}"

@@ -9,6 +9,7 @@ A client that fails is thrown away, with all that is not committed; a refusal of
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -19,7 +20,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 from trackside.data_plane.forward_search import LinkLost
 from trackside.data_plane.kafka_config import ClientConfig, made
 from trackside.data_plane.kafka_errors import AFTERMATH, LIBRDKAFKA_LOG, REFUSALS, code_of, reason_of
-from trackside.data_plane.kafka_health import BrokerHealth
+from trackside.data_plane.kafka_health import BrokerHealth, without_times
 from trackside.data_plane.kafka_queue import Headers
 from trackside.data_plane.log import Partition
 
@@ -36,14 +37,16 @@ WAIT_SECONDS = 0.2
 class Refused(Exception):
     """Kafka does not take some packets, and said so for good; the transaction is undone.
 
-    ``partitions`` are those that were named, or all that were in the transaction; ``code`` is Kafka's.
+    ``partitions`` are those that were named, or all that were in the transaction; ``code`` is Kafka's. ``ended``: the
+    client could not be brought back to a state in which it would do.
     """
 
-    def __init__(self, partitions: Sequence[Partition], code: int, reason: str) -> None:
+    def __init__(self, partitions: Sequence[Partition], code: int, reason: str, ended: bool) -> None:
         super().__init__(reason)
         self.partitions = partitions
         self.code = code
         self.reason = reason
+        self.ended = ended
 
 
 class Parcel(NamedTuple):
@@ -87,7 +90,8 @@ class ForwardLink:
     def close(self) -> None:
         """Throw away what is left: nothing of it was promised to anybody."""
         self._producer.purge(in_queue=True, in_flight=True, blocking=False)
-        self._producer.poll(0)
+        with contextlib.suppress(KafkaException):  # a client that has failed says so once more
+            self._producer.poll(0)
         del self._producer
 
     def send(self, parcels: Sequence[Parcel]) -> list[list[int]]:
@@ -113,7 +117,7 @@ class ForwardLink:
         def delivered(error: KafkaError | None, message: Any) -> None:
             if error is None:
                 put(message.offset())
-            elif parcel.partition not in errors or code_of(errors[parcel.partition]) in AFTERMATH:
+            elif parcel.partition not in errors or _is_aftermath(errors[parcel.partition]):
                 errors[parcel.partition] = error
 
         rows = zip(parcel.values, parcel.keys, parcel.times_ms, parcel.headers, strict=True)
@@ -132,8 +136,8 @@ class ForwardLink:
     def _check(self, parcels: Sequence[Parcel], offsets: Sequence[Sequence[int]]) -> None:
         """Nothing is committed that was not taken whole and in order, whatever the client says of it."""
         if self._errors:
-            error = next((error for error in self._errors.values() if code_of(error) not in AFTERMATH), None)
-            raise KafkaException(error or next(iter(self._errors.values())))
+            errors = [KafkaException(error) for error in self._errors.values() if not _is_aftermath(error)]
+            raise errors[0] if errors else self._why()
         for parcel, found in zip(parcels, offsets, strict=True):
             if (
                 len(found) != len(parcel.values)
@@ -142,18 +146,31 @@ class ForwardLink:
             ):
                 raise LinkLost(f"{parcel.partition}: offsets of what was sent do not stand in its order")
 
+    def _why(self) -> KafkaException:
+        """Why the transaction cannot go on, where its packets' reports do not say it: librdkafka tells who asks for
+        another one."""
+        try:
+            self._producer.begin_transaction()
+        except KafkaException as error:
+            return error
+        raise AssertionError("a transaction within a transaction")
+
     def _judge(self, parcels: Sequence[Parcel], error: KafkaException) -> None:
         """A refusal undoes the transaction; everything else ends the client."""
         refused = {place: error for place, error in self._errors.items() if code_of(error) in REFUSALS}
         if not refused and code_of(error) not in REFUSALS:
             raise LinkLost(reason_of(error)) from None
         inner: object = next(iter(refused.values()), error)
+        named = list(refused) or [parcel.partition for parcel in parcels]
+        raise Refused(named, code_of(inner), without_times(reason_of(inner)), ended=not self._undo()) from None
+
+    def _undo(self) -> bool:
+        """Whether the client will do for another transaction. It does not when Kafka had refused to begin this one."""
         try:
             self._insist(self._producer.abort_transaction, TRANSACTION_SECONDS)
-        except KafkaException as failed:
-            raise LinkLost(reason_of(failed)) from None
-        named = list(refused) or [parcel.partition for parcel in parcels]
-        raise Refused(named, code_of(inner), reason_of(inner)) from None
+        except (KafkaException, LinkLost):
+            return False
+        return True
 
     def _insist(self, verb: Callable[[float], None], seconds: float) -> None:
         """Call a verb of transactions until it has succeeded. Raises LinkLost; KafkaException for what is no matter
@@ -172,3 +189,7 @@ class ForwardLink:
                     raise
                 if time.monotonic() > deadline:
                     raise LinkLost(f"{reason_of(error)}, for {seconds:g} s") from None
+
+
+def _is_aftermath(error: object) -> bool:
+    return code_of(error) in AFTERMATH

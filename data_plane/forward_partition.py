@@ -14,6 +14,9 @@ from trackside.data_plane.offset_map import OffsetMap
 __all__ = ["Load", "PartitionWay"]
 
 
+HOLD_SECONDS, HOLD_SECONDS_MAX = 10.0, 300.0
+
+
 class PartitionWay:
     """``next_offset`` is the next that Kafka has to get; the cursor is further while a transaction is under way.
 
@@ -29,8 +32,9 @@ class PartitionWay:
         self.kafka_earliest = 0
         self.map = OffsetMap(next_offset, 0)
         self.packets_max = 0
-        self.retry_at = 0.0
+        self.retry_at = 0.0  # CLOCK_MONOTONIC; 0: it is not held
         self.reason = ""
+        self._hold_seconds = HOLD_SECONDS
         self._cursor: Cursor | None = None
 
     def place(self, topic_id: bytes, kafka_earliest: int, next_offset: int, kafka_next: int) -> None:
@@ -39,6 +43,14 @@ class PartitionWay:
         self.next_offset = next_offset
         self.map = OffsetMap(next_offset, kafka_next)
         self.rewind()
+
+    def hold(self, reason: str, now: float) -> None:
+        """Nothing of it is sent for a while, each time a longer one."""
+        self.reason, self.retry_at = reason, now + self._hold_seconds
+        self._hold_seconds = min(2 * self._hold_seconds, HOLD_SECONDS_MAX)
+
+    def release(self) -> None:
+        self.reason, self.retry_at, self._hold_seconds = "", 0.0, HOLD_SECONDS
 
     def rewind(self) -> None:
         """Nothing of what was read since the last ``advance`` was sent."""

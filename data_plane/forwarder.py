@@ -20,19 +20,23 @@ from pathlib import Path
 import msgspec
 from confluent_kafka import KafkaError
 
+from trackside.data_plane import metrics
 from trackside.data_plane.data_dir import claim_data_dir
 from trackside.data_plane.dead_letters import DeadLetterFile, DeadLettersFull
+from trackside.data_plane.forward_backlog import NOTHING, BacklogMeter, DiskMeter
 from trackside.data_plane.forward_link import ForwardLink, Refused, link_config
 from trackside.data_plane.forward_partition import Load, PartitionWay
 from trackside.data_plane.forward_place import Forwarded, ForwardedFile
 from trackside.data_plane.forward_search import ForwardSearch, LinkLost
-from trackside.data_plane.kafka_admin import KafkaAdmin
+from trackside.data_plane.forwarded_ends import ForwardedEndsWriter
+from trackside.data_plane.kafka_admin import AdminError, KafkaAdmin, TopicInfo
 from trackside.data_plane.kafka_config import admin_config, catch_up_config, check_address, publisher_config
 from trackside.data_plane.kafka_health import BrokerHealth
-from trackside.data_plane.kafka_lookup import Answers, Found, look_up
+from trackside.data_plane.kafka_lookup import UNKNOWN_TOPIC, Answers, Found, look_up
 from trackside.data_plane.kafka_topics import KafkaTopics, TopicState
 from trackside.data_plane.local_reader import LocalLogReader
 from trackside.data_plane.log import LogConfigurationError, LogReader, LogState, Partition, Run, Watermarks
+from trackside.data_plane.naming import ESSENTIAL
 from trackside.data_plane.routing import Routing
 from trackside.data_plane.session_offsets import session_offsets
 from trackside.data_plane.worker import Worker, run_agent
@@ -53,8 +57,15 @@ PAUSES_SECONDS = (0.1, 0.5, 1.0, 2.0, 5.0)
 """Before the first, second ... link after losses without a packet in between."""
 
 LOOK_SECONDS = 5.0
-BLOCKED_SECONDS = 10.0
+REFUSED_SECONDS = 10.0
+"""After wrong credentials."""
+
 SAVE_SECONDS = 1.0
+SHOW_SECONDS = 1.0
+CHECK_SECONDS, CHECKED_TOPICS = 1.0, 100
+"""So many topics at a time are asked whether they are still the same: of that a transaction says nothing."""
+
+DISK_SECONDS = 10.0
 
 AWAY_SECONDS = 1.0
 """A cluster that is silent for less is not away: brokers close idle connections."""
@@ -83,16 +94,24 @@ class Forwarder:
         self._link_config = link_config(publisher.bulk, f"trackside-forwarder-{identity.hex()}")
         self._file = ForwardedFile(Path(settings.data_dir), identity)
         self._letters = DeadLetterFile(Path(settings.data_dir) / "dead-letters")
+        self._ends_table = ForwardedEndsWriter(Path(worker.spec.forwarder_table))
+        self._backlog = BacklogMeter(Path(settings.data_dir), identity)
+        self._disk = DiskMeter(Path(settings.data_dir))
+        self._count = metrics.forwarder_counters(worker.counters)
+        self._mirror = metrics.Mirror(worker.counters, metrics.READER_STATISTICS)
         self._ways: dict[Partition, PartitionWay] = {}
         self._link: ForwardLink | None = None
         self._bytes_max = TRANSACTION_BYTES
         self._waits_for: tuple[int, dict[Partition, int]] = -1, {}  # of the next session packet, at its offset
+        self._unchecked: list[str] = []
+        self._vanished = ""
         self._suspects: list[PartitionWay] = []  # one of them was refused; each goes by itself
         self._losses = 0
         self._connect_at = self._save_at = self._stop_at = self._health_at = 0.0
+        self._show_at = self._disk_at = self._check_at = 0.0
         self._away_since = time.monotonic()
-        self._trouble = ""
         self._meet()
+        self._trouble = self._health.state().reason
 
     def _meet(self) -> None:
         """Everything that knows the cluster, from the beginning: also for one that has refused us."""
@@ -107,6 +126,7 @@ class Forwarder:
         now = time.monotonic()
         self._look_at_health(now)
         try:
+            self._check_topics(now)
             if self._link is not None:
                 done += self._forward()
             elif now >= self._connect_at and self._health.answers and not self.worker.stopping:
@@ -115,14 +135,13 @@ class Forwarder:
         except LinkLost as lost:
             self._lose(str(lost))
         self._save(now)
+        self._show(now)
         self.worker.follow_log_state(self.state())
         return 0 if self._must_leave() else done
 
     def state(self) -> LogState:
         """Of the link."""
-        if self._link is not None and not self._trouble:
-            return LogState(True)
-        return LogState(False, self._trouble or self._health.state().reason or "the link is being made")
+        return LogState(not self._trouble, self._trouble)
 
     def is_done(self) -> bool:
         """Whether Kafka has everything that is in the local log."""
@@ -137,11 +156,14 @@ class Forwarder:
     def close(self) -> None:
         self._drop_link()
         self._save(float("inf"))
+        self._ends_table.close()
         self.log.close()
 
     def _beat(self) -> None:
-        """Between waits. Raises LinkLost when the server stops and has waited long enough."""
+        """Between waits. Raises LinkLost when there is no sense in waiting: the server stops, or a topic has gone."""
         self.worker.beat()
+        self._admin.do_work()
+        self._check_topics(time.monotonic())
         if self._must_leave():
             raise LinkLost("the server stops")
 
@@ -162,7 +184,7 @@ class Forwarder:
             self._trouble = str(refused)
             self._drop_link()
             self._meet()
-            self._health_at = now + BLOCKED_SECONDS
+            self._health_at = now + REFUSED_SECONDS
             return
         if self._health.answers:
             self._away_since = now
@@ -185,9 +207,16 @@ class Forwarder:
         self._trouble = ""
 
     def _lose(self, reason: str) -> None:
-        """The link is no good any more: what is on Kafka is looked up again by the next one."""
-        self._trouble = reason
+        """The link is no good any more: what is on Kafka is looked up again by the next one.
+
+        Without a reason only the client is, and nobody needs to know.
+        """
+        self._vanished, self._unchecked = "", []
         self._drop_link()
+        if not reason:
+            return
+        self._trouble = reason
+        self._count.link_losses.add()
         self._connect_at = time.monotonic() + PAUSES_SECONDS[min(self._losses, len(PAUSES_SECONDS) - 1)]
         self._losses += 1
         self._bytes_max = max(TRANSACTION_BYTES_MIN, self._bytes_max // 2)
@@ -210,8 +239,13 @@ class Forwarder:
                 if partition not in self._ways:
                     kept = self._file.partitions.get(partition)
                     self._ways[partition] = PartitionWay(partition, kept.next_offset if kept else 0)
+                    self._publish(self._ways[partition])
         if not self._file.known:
             self._begin_file()
+
+    def _publish(self, way: PartitionWay) -> None:
+        """To producers: what is not forwarded does not fall to their retention."""
+        self._ends_table.publish(way.partition, way.next_offset)
 
     def _begin_file(self) -> None:
         """There was none: of what exists now Kafka may have something all the same, of what comes later it cannot."""
@@ -234,8 +268,10 @@ class Forwarder:
     def _is_ready(self, way: PartitionWay) -> bool:
         """Whether the way's topic is there; asks for it, or makes it, when it is not."""
         topic = self._topics.get(way.partition.topic)
-        way.reason = topic.refusal(way.partition.number)
-        return topic.state is TopicState.READY and not way.reason
+        refusal = topic.refusal(way.partition.number)
+        if not way.retry_at:
+            way.reason = refusal
+        return topic.state is TopicState.READY and not refusal
 
     def _where(self, partitions: Iterable[Partition]) -> Answers:
         """Where partitions stand on Kafka. Blocks; raises LinkLost."""
@@ -278,6 +314,7 @@ class Forwarder:
             self.worker.log(
                 "warn", "topic is another one, sent again", topic=way.partition.topic, partition=way.partition.number
             )
+            self._count.topics_anew.add()
             kept = None
         if last is not None:
             next_offset, kafka_next = last[0] + 1, last[1] + 1
@@ -288,29 +325,67 @@ class Forwarder:
         if kept is not None:
             next_offset = max(next_offset, kept.next_offset)  # a dead letter at the end leaves no message
         way.place(where.identity, where.earliest, next_offset, kafka_next)
+        self._publish(way)
         self._file.note(way.partition, Forwarded(where.identity, next_offset, kafka_next))
+
+    def _check_topics(self, now: float) -> None:
+        """Ask, some at a time, whether topics are still those that were filled. Raises LinkLost when one is not."""
+        if self._link is None:
+            return
+        if self._vanished:
+            vanished, self._vanished = self._vanished, ""
+            raise LinkLost(vanished)
+        if now < self._check_at:
+            return
+        self._check_at = now + CHECK_SECONDS
+        self._unchecked = self._unchecked or sorted({way.partition.topic for way in self._ways.values() if way.placed})
+        due, self._unchecked = self._unchecked[:CHECKED_TOPICS], self._unchecked[CHECKED_TOPICS:]
+        if due:
+            self._admin.describe(due, self._on_described)
+
+    def _on_described(self, topic: str, answer: TopicInfo | AdminError) -> None:
+        way = self._ways[Partition(topic, 0)]
+        if isinstance(answer, TopicInfo):
+            if way.placed and answer.identity != way.topic_id:
+                self._vanished = f"topic {topic} was deleted and made again"
+        elif answer.code in UNKNOWN_TOPIC:
+            self._vanished = f"topic {topic} was deleted"
 
     # -- a round ------------------------------------------------------------------------------------------------------
 
     def _forward(self) -> int:
         """Returns how many packets Kafka has taken."""
         self._place()
+        alone = self._suspects.pop() if self._suspects else self._held_and_due()
+        if alone is not None:
+            return self._send(self._gather([alone]))
         essentials, data, common = self._kinds()
-        if self._suspects:
-            return self._send(self._gather([self._suspects.pop()]))
         loads = self._gather(data)
         # What these packets need was in the log before them: so these are the ends, looked up after the packets.
-        sent = self._send_up_to(essentials, self._ends(essentials))
-        sent += self._send(loads)
+        ends = self._ends(
+            [way for way in self._ways.values() if self._routing.naming.is_essentials(way.partition.topic)]
+        )
+        sent = self._send_up_to(essentials, ends)
+        waiting = {self._family(place) for place, end in ends.items() if self._ways[place].next_offset < end}
+        sent += self._send([load for load in loads if self._family(load.way.partition) not in waiting])
         sent += self._send(self._gather(common))
         return sent
 
+    def _family(self, partition: Partition) -> str:
+        """What all topics of a data source have in common: none of its data goes before its essentials can."""
+        return self._routing.naming.bare(partition.topic).partition(".")[0].replace(ESSENTIAL, "")
+
+    def _held_and_due(self) -> PartitionWay | None:
+        """A way that was held long enough. It is tried alone: what it meets must not be the others' trouble."""
+        now = time.monotonic()
+        return next((way for way in self._ways.values() if way.placed and 0 < way.retry_at <= now), None)
+
     def _kinds(self) -> tuple[list[PartitionWay], ...]:
         """The ways that may go on, by kind: essentials, data, what belongs to no data source."""
-        naming, now = self._routing.naming, time.monotonic()
+        naming = self._routing.naming
         kinds: tuple[list[PartitionWay], ...] = ([], [], [])
         for (topic, _), way in self._ways.items():
-            if way.placed and now >= way.retry_at:
+            if way.placed and not way.retry_at:
                 kinds[0 if naming.is_essentials(topic) else 2 if naming.is_common(topic) else 1].append(way)
         return kinds
 
@@ -419,13 +494,19 @@ class Forwarder:
             taken = self._link.send([load.parcel(now_ms) for load in loads])
         except Refused as refused:
             self._on_refused(loads, refused)
+            if refused.ended:
+                raise LinkLost from None
             return 0
         for load, kafka_offsets in zip(loads, taken, strict=True):
             load.way.advance(load, kafka_offsets)
             load.way.packets_max *= 2
-            load.way.reason = ""
+            load.way.release()
+            self._publish(load.way)
+            self._count.packets.add(len(load))
+            self._count.bytes.add(load.size)
             self._file.note(load.way.partition, load.way.forwarded())
         self._losses = 0
+        self._count.transactions.add()
         self._adapt(time.monotonic() - begun)
         return sum(map(len, loads))
 
@@ -453,7 +534,7 @@ class Forwarder:
             self.worker.log(
                 "warn", "topic held", topic=way.partition.topic, partition=way.partition.number, reason=reason
             )
-        way.reason, way.retry_at = reason, time.monotonic() + BLOCKED_SECONDS
+        way.hold(reason, time.monotonic())
 
     def _refuse(self, load: Load, reason: str) -> None:
         """The one packet of ``load`` can never go: to the dead letters with it, and on. Where these take no more it waits."""
@@ -471,7 +552,9 @@ class Forwarder:
             offset=load.offsets[0],
             reason=reason,
         )
+        self._count.dead_letters.add()
         way.next_offset = load.next_offset
+        self._publish(way)
         self._file.note(way.partition, way.forwarded())
         self._file.save()
 
@@ -479,6 +562,38 @@ class Forwarder:
         if now >= self._save_at:
             self._save_at = now + SAVE_SECONDS
             self._file.save()
+
+    # -- what observers see -------------------------------------------------------------------------------------------
+
+    def _show(self, now: float) -> None:
+        self._count.link_up.set(int(self.state().available))
+        if now < self._show_at:
+            return
+        self._show_at = now + SHOW_SECONDS
+        self._mirror.show(self.log.statistics())
+        self._count.held.set(sum(bool(way.reason) for way in self._ways.values()))
+        try:
+            self._show_backlog()
+            if now >= self._disk_at:
+                self._disk_at = now + DISK_SECONDS
+                self._show_disk(now)
+        except OSError as error:  # the disk itself: producers and consumers say more about it
+            self.worker.log("warn", "backlog cannot be measured", reason=str(error))
+
+    def _show_backlog(self) -> None:
+        ends = self._ends(list(self._ways.values()))
+        backlog = NOTHING
+        for partition, way in self._ways.items():
+            backlog = backlog.plus(self._backlog.measure(partition, way.next_offset, ends.get(partition, 0)))
+        self._count.backlog_packets.set(backlog.packets)
+        self._count.backlog_bytes.set(backlog.bytes)
+        self._count.backlog_seconds.set(time.time_ns() - backlog.oldest_ns if backlog.oldest_ns else 0)
+
+    def _show_disk(self, now: float) -> None:
+        use = self._disk.measure(now, self._ways)
+        self._count.log_bytes.set(use.log_bytes)
+        self._count.log_growth_bytes.set(use.growth_bytes)
+        self._count.disk_left_seconds.set(use.left_seconds * 1_000_000_000)
 
 
 def _fitting(sizes: Sequence[int], limit: int, *, together: bool) -> int:

@@ -14,7 +14,7 @@ from trackside.data_plane.log import LogConfigurationError, LogState
 if TYPE_CHECKING:
     from trackside.data_plane.kafka_admin import KafkaAdmin
 
-__all__ = ["BrokerHealth"]
+__all__ = ["BrokerHealth", "without_times"]
 
 PROBE_SECONDS = 5.0
 """How often a cluster that is silent for no reason is asked; a broker that hangs raises no error."""
@@ -33,7 +33,7 @@ _ALERTS = ("certificate", "unknown ca")
 """What TLS calls it: we do not trust the broker's certificate, or the broker's alert says that ours will not do. Other
 failures of a handshake may come from a connection that was cut: they are a state, not a verdict."""
 
-_PASSING = re.compile(r" \(after \d+ms in state .*$")
+_PASSING = re.compile(r" \(after \d+ms in state .*$| \(after \d+ ms\)$")
 """What is another text each time: a state that stays the same must read the same."""
 
 
@@ -64,7 +64,7 @@ class BrokerHealth:
         """Any thread. An error of a single broker is kept as the detail; only "all of them" changes the state."""
         code = error.code()
         if code in _DETAIL:
-            self._detail = _PASSING.sub("", reason_of(error))
+            self._detail = without_times(reason_of(error))
         if not self._refused and (story := _refusal(error)):
             self._refused, self._refused_since = f"{story}: {reason_of(error)}", time.monotonic()
         if code in _AWAY:
@@ -105,6 +105,11 @@ class BrokerHealth:
         """Believed at once; a false alarm (idle connections that a broker closes) is over with the next probe."""
         self._state = LogState(False, f"no broker of {self._broker} answers: {self._detail}")
         self._probe_at = min(self._probe_at, time.monotonic() + PROBE_SECONDS_AWAY / 10)
+
+
+def without_times(reason: str) -> str:
+    """A reason that reads the same whenever it is the same."""
+    return _PASSING.sub("", reason)
 
 
 def _refusal(error: KafkaError) -> str:

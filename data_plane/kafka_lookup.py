@@ -10,7 +10,7 @@ from confluent_kafka import KafkaError
 from trackside.data_plane.kafka_admin import AdminError, KafkaAdmin, TopicInfo
 from trackside.data_plane.log import Partition
 
-__all__ = ["ABSENT", "Found", "Lookup", "look_up"]
+__all__ = ["ABSENT", "UNKNOWN_TOPIC", "Found", "Lookup", "look_up"]
 
 
 class Found(NamedTuple):

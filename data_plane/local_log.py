@@ -28,6 +28,7 @@ from trackside.data_plane.open_files import OpenFiles
 from trackside.data_plane.partition_tail import UNSYNCED_ENTRIES_MAX, PartitionTail, TailPolicy
 from trackside.data_plane.record import Record
 from trackside.data_plane.spec import Settings
+from trackside.data_plane.worker import log_line
 from trackside.shm.segment import SegmentError
 
 __all__ = ["OPEN_FILES_MAX", "LocalLogReader", "LocalLogWriter"]
@@ -60,6 +61,7 @@ class LocalLogWriter:
 
     ``table_path`` is this producer's table of published ends. ``live_rings``: prefixes of ring ids (instance GUIDs)
     from which records may still come; positions of other rings are forgotten when a partition begins a new segment.
+    ``is_forwarded`` says whether Kafka has everything below an offset, too, where a forwarder copies this log there.
     ``on_published`` is called after new ends are visible, to ring the doorbells of who reads. ``wake`` is for logs that
     have a thread of their own; this one has none.
 
@@ -77,6 +79,7 @@ class LocalLogWriter:
         live_rings: Collection[str] | Callable[[], Collection[str]] | None = None,
         wake: Wake | None = None,
         on_published: Callable[[], None] = lambda: None,
+        is_forwarded: Callable[[Partition, int], bool] | None = None,
         now_ns: Callable[[], int] = time.time_ns,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -87,6 +90,8 @@ class LocalLogWriter:
         self._settings = settings
         self._live_rings = live_rings
         self._on_published = on_published
+        self._is_forwarded = is_forwarded
+        self._held: set[PartitionTail] = set()  # that keep more than retention allows
         self._now_ns = now_ns
         self._monotonic = monotonic
         self._policy = self._make_policy()
@@ -190,6 +195,15 @@ class LocalLogWriter:
             self._counts["segments_expired"] += tail.expire()
         except OSError:
             self._counts["expire_failures"] += 1  # the segment stays; the next batch tries again
+        if tail.retention_held != (tail in self._held):
+            self._on_held(tail)
+
+    def _on_held(self, tail: PartitionTail) -> None:
+        (self._held.add if tail.retention_held else self._held.discard)(tail)
+        event = "retention waits for the forwarder" if tail.retention_held else "retention goes on"
+        log_line(
+            "warn" if tail.retention_held else "info", "local log", event, topic=tail.topic, earliest=tail.earliest
+        )
 
     def _account(self) -> None:
         """Moves ``logged`` of each ring to the end of its last record before the first that still waits."""
@@ -242,8 +256,12 @@ class LocalLogWriter:
         return self._settings.max_packet_bytes
 
     def statistics(self) -> Mapping[str, int]:
-        """Counts since the start; ``partitions`` and ``open_files`` are as of now."""
-        return self._counts | {"partitions": len(self._queues), "open_files": len(self._files)}
+        """Counts since the start; ``partitions``, ``open_files`` and ``retention_held`` are as of now."""
+        return self._counts | {
+            "partitions": len(self._queues),
+            "open_files": len(self._files),
+            "retention_held": len(self._held),
+        }
 
     def close(self, timeout_seconds: float) -> bool:
         deadline = self._monotonic() + timeout_seconds
@@ -266,6 +284,7 @@ class LocalLogWriter:
             retention_ns=int(self._settings.retention_seconds * 1e9),
             sync_each=self._settings.sync == "Each",
             keep_ring=self._is_live,
+            is_forwarded=self._is_forwarded,
         )
 
     def _is_live(self, ring: str) -> bool:

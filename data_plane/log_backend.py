@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from trackside.data_plane.forwarded_ends import ForwardedEnds
 from trackside.data_plane.log import LogReader, LogWriter
 from trackside.data_plane.routing import Routing
 from trackside.data_plane.worker import Worker
@@ -40,6 +41,7 @@ def open_writer(worker: Worker) -> LogWriter:
         live_rings={Path(folder).name for folder in (spec.instance, *spec.stale_instances)},
         wake=worker.doorbell.ring,
         on_published=ring_readers,
+        is_forwarded=ForwardedEnds(Path(spec.forwarder_table)).is_forwarded if settings.forward_to else None,
     )
 
 

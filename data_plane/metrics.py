@@ -38,10 +38,12 @@ __all__ = [
     "ROUTED_BYTES",
     "WRITER_STATISTICS",
     "ConsumerCounters",
+    "ForwarderCounters",
     "GatewayCounters",
     "Mirror",
     "ProducerCounters",
     "consumer_counters",
+    "forwarder_counters",
     "gateway_counters",
     "latency",
     "limit_counters",
@@ -268,6 +270,10 @@ WRITER_STATISTICS = {
         "trackside_log_write_failures_total", "Batches that could not be written, and were tried again."
     ),
     "partitions": _gauge("trackside_log_partitions", "Partitions that a producer has written."),
+    "retention_held": _gauge(
+        "trackside_log_retention_held",
+        "Partitions that keep more than retention allows, because it is not forwarded yet; look at the link and the disk.",
+    ),
     "open_files": _gauge("trackside_log_open_files", "Segment files that a producer has open."),
 }
 """What :meth:`LogWriter.statistics` tells; ``refused`` is trackside_producer_refused_total."""
@@ -323,12 +329,32 @@ EXPIRED = _counter(
     "trackside_connections_expired_total", "Connections closed because nobody had used them for ConnectionIdleSeconds."
 )
 
+# --- the forwarder -------------------------------------------------------------------------------------------------
+
+FORWARDER = (
+    _gauge("trackside_forwarder_link_up", "1 while Kafka answers the forwarder; `trackside top` says why not."),
+    _counter("trackside_forwarder_link_losses_total", "Times that the link was lost and made anew."),
+    _counter("trackside_forwarder_packets_total", "Packets that Kafka has taken, copies of essentials among them."),
+    _counter("trackside_forwarder_bytes_total", "Bytes of those packets."),
+    _counter("trackside_forwarder_transactions_total", "Transactions in which they went."),
+    _counter("trackside_forwarder_dead_letters_total", "Packets that Kafka refused for good; each is a dead letter."),
+    _counter("trackside_forwarder_topics_anew_total", "Partitions sent again, because Kafka's topic was another one."),
+    _gauge("trackside_forwarder_backlog_packets", "Packets in the local log that Kafka does not have yet."),
+    _gauge("trackside_forwarder_backlog_bytes", "What they take on the disk."),
+    _gauge("trackside_forwarder_backlog_seconds", "Age of the oldest of them; 0 when there is none."),
+    _gauge("trackside_forwarder_held", "Partitions of those that wait although the link is up; the log says why."),
+    _gauge("trackside_forwarder_log_bytes", "What the local log takes on the disk."),
+    _gauge("trackside_forwarder_log_growth_bytes", "By how much it has grown a second, over the last ten minutes."),
+    _gauge("trackside_forwarder_disk_left_seconds", "Until the disk is full at that rate; ten years when it never is."),
+)
+
 GROUPS: dict[str, tuple[Metric, ...]] = {
     "reference": REFERENCE,
     "gateway": (*GATEWAY, *READERS_STATISTICS.values()),
     "producer": (*PRODUCER, *WRITER_STATISTICS.values()),
     "consumer": (*CONSUMER, *READER_STATISTICS.values()),
     "connections": (EXPIRED,),
+    "forwarder": FORWARDER,
 }
 
 METRICS = {metric.name: metric for group in GROUPS.values() for metric in group}
@@ -347,6 +373,23 @@ class ConsumerCounters(NamedTuple):
     marks: Counter
     oversize: Counter
     stale_requests: Counter
+
+
+class ForwarderCounters(NamedTuple):
+    link_up: Counter
+    link_losses: Counter
+    packets: Counter
+    bytes: Counter
+    transactions: Counter
+    dead_letters: Counter
+    topics_anew: Counter
+    backlog_packets: Counter
+    backlog_bytes: Counter
+    backlog_seconds: Counter  # nanoseconds
+    held: Counter
+    log_bytes: Counter
+    log_growth_bytes: Counter
+    disk_left_seconds: Counter  # nanoseconds
 
 
 class GatewayCounters(NamedTuple):
@@ -377,6 +420,10 @@ def producer_counters(table: CounterTable) -> ProducerCounters:
 
 def consumer_counters(table: CounterTable) -> ConsumerCounters:
     return ConsumerCounters(*_counters(table, "consumer", ConsumerCounters._fields))
+
+
+def forwarder_counters(table: CounterTable) -> ForwarderCounters:
+    return ForwarderCounters(*_counters(table, "forwarder", ForwarderCounters._fields))
 
 
 def gateway_counters(table: CounterTable) -> GatewayCounters:

@@ -27,7 +27,7 @@ from typing import NamedTuple
 
 from trackside.data_plane.spec import Settings
 
-__all__ = ["TOPIC_CHARACTERS_MAX", "BadName", "Naming", "naming_of", "unified"]
+__all__ = ["ESSENTIAL", "TOPIC_CHARACTERS_MAX", "BadName", "Naming", "naming_of", "unified"]
 
 TOPIC_CHARACTERS_MAX = 249
 """Kafka's limit (``Topic.MAX_NAME_LENGTH``): a folder ``{topic}-{partition}`` must fit into 255 bytes."""

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from trackside.data_plane.batch_draft import Draft
 from trackside.data_plane.data_dir import segment_path, sync_directory
 from trackside.data_plane.ends_table import EndsSlot, EndsWriter
+from trackside.data_plane.log import Partition
 from trackside.data_plane.log_recovery import OFFSET_GAP, OnDisk, RecoveredPartition, recover
 from trackside.data_plane.open_files import OpenFiles
 from trackside.data_plane.segments import (
@@ -28,7 +29,8 @@ UNSYNCED_ENTRIES_MAX = OFFSET_GAP // 2
 
 
 class TailPolicy(NamedTuple):
-    """What all partitions of a producer have in common. ``keep_ring`` says whose positions a new segment repeats."""
+    """What all partitions of a producer have in common. ``keep_ring`` says whose positions a new segment repeats,
+    ``is_forwarded`` whether everything below an offset is on Kafka, too, which retention then waits for."""
 
     boot: bytes
     segment_bytes: int
@@ -36,6 +38,7 @@ class TailPolicy(NamedTuple):
     retention_ns: int
     sync_each: bool
     keep_ring: Callable[[str], bool]
+    is_forwarded: Callable[[Partition, int], bool] | None = None
 
 
 class PartitionTail:
@@ -55,6 +58,7 @@ class PartitionTail:
         self.segments_expired = 0
         self.segments_made = 0
         self.unsynced_entries = 0
+        self.retention_held = False
         self._place = place
         self._policy = policy
         self._files = files
@@ -71,6 +75,10 @@ class PartitionTail:
         # Published before the first append: a reader that finds no slot may scan the folder, because nobody writes.
         self._slot: EndsSlot = slot or table.add(place.partition, self.next_offset, self.earliest)
         self.publish()
+
+    @property
+    def topic(self) -> str:
+        return self._place.partition.topic
 
     @property
     def earliest(self) -> int:
@@ -187,14 +195,23 @@ class PartitionTail:
         """Deletes the oldest segments as size and age allow, never the last one. Returns how many.
 
         Age is the distance to the newest entry, so a log that nobody writes to stays. The age of a segment is that of
-        its newest entry at most: it was over when the next one began.
+        its newest entry at most: it was over when the next one began. What is not forwarded yet stays, up to the disk's
+        end: ``retention_held`` says so.
         """
         count = 0
+        self.retention_held = False
         while len(self._bases) > 1 and (self._too_large() or self._too_old()):
+            if not self._is_forwarded(self._bases[1]):
+                self.retention_held = True
+                break
             self._delete_oldest()
             count += 1
         self.segments_expired += count
         return count
+
+    def _is_forwarded(self, offset: int) -> bool:
+        is_forwarded = self._policy.is_forwarded
+        return is_forwarded is None or is_forwarded(self._place.partition, offset)
 
     def _too_large(self) -> bool:
         limit = self._policy.retention_bytes

@@ -142,6 +142,11 @@ class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
         return next(slot for slot in self.slots if slot.name == name)
 
     @property
+    def forwarder_table(self) -> str:
+        """How far the forwarder is, in edge mode."""
+        return f"{self.instance}/forwarder.log-table"
+
+    @property
     def own_slot(self) -> SlotSpec:
         return self.slot(self.name)
 
