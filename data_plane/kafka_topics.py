@@ -56,13 +56,17 @@ class TopicState(enum.Enum):
 
 
 class Topic:
-    """What is known of one topic. ``bytes_max`` is its ``max.message.bytes``, 0 while not known."""
+    """What is known of one topic. ``bytes_max`` is its ``max.message.bytes``, 0 while not known.
+
+    ``untried``: partitions that were made just now. Their broker may not know them for some milliseconds more.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.state = TopicState.UNKNOWN
         self.partitions = 0
         self.bytes_max = 0
+        self.untried: set[int] = set()
         self.reason = ""
         self.ask_at = 0.0
 
@@ -148,6 +152,7 @@ class KafkaTopics:
             self.created += 1
             log_line("info", "kafka", "topic created", topic=topic.name, partitions=self._partitions_of(topic.name))
             topic.partitions = max(1, self._partitions_of(topic.name))
+            topic.untried.update(range(topic.partitions))
             self._become_ready(topic)
         elif error.code == KafkaError.TOPIC_ALREADY_EXISTS:
             self._wait(topic, RETRY_SECONDS / 10)  # another server was first: describe what it made
@@ -158,6 +163,7 @@ class KafkaTopics:
         """A topic that cannot grow is used as far as it goes; what belongs beyond is refused."""
         if error is None:
             log_line("info", "kafka", "topic grown", topic=topic.name, partitions=wanted, before=topic.partitions)
+            topic.untried.update(range(topic.partitions, wanted))
             topic.partitions = wanted
             self._become_ready(topic)
         elif error.code in _FOR_GOOD:

@@ -259,9 +259,21 @@ class KafkaLogWriter:
             return self._refuse(queue, refusal) if not queue.in_flight else 0
         if topic.state is not TopicState.READY:
             return 0
+        if topic.untried and queue.partition.number in topic.untried:
+            topic.untried.discard(queue.partition.number)
+            self._try_alone(queue)
         if queue.careful or queue is self._graveyard.queue:
             return self._send_one(queue, now) if not queue.in_flight else 0
         return self._send_bulk(queue, max(1, topic.bytes_max - BATCH_OVERHEAD_BYTES) if topic.bytes_max else 0, now)
+
+    @staticmethod
+    def _try_alone(queue: PartitionQueue) -> None:
+        """The first packet of a partition that was just made goes by itself: a broker that does not know it yet fails
+        that packet, which is tried again, and not the client, with all that is under way to other partitions."""
+        chunk = queue.waiting[0]
+        if len(chunk.values) > 1:
+            queue.waiting.insert(1, chunk.cut_off(1))
+        queue.suspects = max(queue.suspects, 1)
 
     @staticmethod
     def _gated(queue: PartitionQueue) -> bool:

@@ -297,6 +297,18 @@ class TestTopics:
 
     @pytest.mark.fact("K9")
     @pytest.mark.reference_test("Router: end to end: an existing topic keeps its partitions, missing ones are made")
+    def test_new_topics_cost_no_client_and_no_repeat(self, log: KafkaUnderTest) -> None:
+        """The broker says that a topic is there before it can be written: only that topic may feel it."""
+        feed, other = Feed(log.writer()), log.topic("busy")
+        for number in range(30):
+            feed.append(record(numbered(20 * number, 20), Route(log.topic(f"new{number}"), 0, b"k")))
+            feed.append(record(numbered(20 * number, 20), Route(other, 0, b"k")))
+            feed.writer.do_work()
+        log_all(feed.writer, RING, feed.position)
+        assert plain_values(log.broker, other) == numbered(0, 600)
+        statistics = feed.writer.statistics()
+        assert (statistics["clients"], statistics["repeats"]) == (0, 0)
+
     def test_a_topic_with_too_few_partitions_grows(self, log: KafkaUnderTest) -> None:
         topic, feed = log.topic("narrow"), Feed(log.writer())
         log.broker.create_topic(topic, 1)
