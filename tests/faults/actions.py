@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import time
 from collections import Counter
@@ -24,6 +25,7 @@ __all__ = [
     "ROLES",
     "Action",
     "Scene",
+    "any_of",
     "drain",
     "hang",
     "is_alive",
@@ -37,7 +39,9 @@ __all__ = [
     "kill_while_draining",
     "kill_while_recovering",
     "kill_while_starting",
+    "lose_run_directory",
     "pause",
+    "take_over",
 ]
 
 ROLES = ("producer", "consumer", "gateway", "control-plane")
@@ -229,6 +233,34 @@ def drain(scene: Scene) -> None:
     assert scene.server.stop() == 0
     scene.did["SIGTERM"] += 1
     scene.server.start()
+
+
+def take_over(scene: Scene) -> None:
+    """Another server takes the place of the one that runs."""
+    server = scene.server
+    scene.allow_breaks(server.names("gateway"))
+    before = server.take_over()
+    scene.serving()
+    assert before.wait(60) == 0, "the server that was drains and leaves"
+    scene.did["take-over"] += 1
+
+
+def lose_run_directory(scene: Scene) -> None:
+    """As a power cut: all processes die and the tmpfs is gone. What was told to be logged must be in the log."""
+    _end(scene, "group")
+    shutil.rmtree(scene.server.run_dir)
+    scene.server.start()
+
+
+def any_of(*actions: Action, count: int) -> Action:
+    """So many of them, which ones chance decides; one may come again."""
+
+    def act(scene: Scene) -> None:
+        for action in scene.rng.choices(actions, k=count):
+            action(scene)
+            scene.serving()
+
+    return act
 
 
 def is_alive(pid: int) -> bool:

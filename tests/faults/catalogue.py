@@ -16,7 +16,7 @@ class Fault(NamedTuple):
     """``actions`` are one round, each under load. ``repeats``: packets may stand twice in Kafka afterwards.
 
     ``short``: on which logs and in which shapes the short form has it; the long form has all. ``statuses``: what writes
-    may be answered with besides the usual.
+    may be answered with besides the usual. Without ``keeps_rings`` what only rings had may be lost, with all connections.
     """
 
     name: str
@@ -28,6 +28,7 @@ class Fault(NamedTuple):
     short: tuple[str, ...] = ("local 2/2/2", "kafka 1/1/1")
     environment: tuple[tuple[str, str], ...] = ()
     statuses: tuple[str, ...] = ()
+    keeps_rings: bool = True
 
 
 _TURNED = ("local 1/1/1", "kafka 2/2/2")
@@ -71,6 +72,23 @@ _TABLE = (
         (do.drain, do.kill_while_draining),
         repeats=True,
         statuses=("CANCELLED",),
+    ),
+    Fault(
+        "take-over",
+        "another server takes over from the one that runs",
+        (1, 2, 3),
+        (do.take_over,),
+        repeats=True,
+        short=(),  # tests/system/test_take_over.py has it
+        statuses=("CANCELLED",),
+    ),
+    Fault(
+        "power",
+        "all processes and the run directory are gone at once; what `trackside-ack: log` was told stays",
+        (2,),
+        (do.lose_run_directory,),
+        repeats=True,
+        keeps_rings=False,
     ),
     Fault(
         "pause",
@@ -118,6 +136,32 @@ _TABLE = (
         (do.kafka_slow(seconds=20.0, short_seconds=3.0),),
         logs=("kafka",),
         short=("kafka 2/2/2",),
+    ),
+    Fault(
+        "mixed",
+        "whatever may happen, one after another as chance decides",
+        (1, 2, 3, 4, 6),
+        (
+            do.any_of(
+                *(do.kill(role) for role in ROLES),
+                *(do.kill_starting(role) for role in ROLES),
+                do.kill(*ROLES),
+                do.kill("producer", "consumer"),
+                do.kill("gateway", "gateway"),
+                do.pause(*ROLES, seconds=2.0),
+                do.kill_group,
+                do.kill_supervisor,
+                do.kill_while_starting,
+                do.kill_while_recovering,
+                do.drain,
+                do.kill_while_draining,
+                do.take_over,
+                count=5,
+            ),
+        ),
+        repeats=True,
+        short=(),  # it is made of the others
+        statuses=("CANCELLED",),
     ),
 )
 

@@ -46,20 +46,24 @@ def main() -> int:
             reports.append(report)
             _say(f"  {'BROKEN: ' + '; '.join(report.broken) if report.broken else 'held'}")
             if arguments.json:
-                arguments.json.write_bytes(msgspec.json.format(msgspec.json.encode(reports), indent=1))
+                _add(arguments.json, report)
     Console().print(table(reports))
     return 1 if any(report.broken for report in reports) else 0
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=100, help="of each fault; rounds where nobody is killed")
+    parser.add_argument(
+        "--kills", type=int, default=100, help="of each fault; a tenth as many rounds where nobody is killed"
+    )
     parser.add_argument("--minutes", type=float, default=0.0, help="of each fault, instead of a number of kills")
     parser.add_argument("--fault", action="append", choices=FAULTS, help="only this one; may be given again")
     parser.add_argument("--log", action="append", choices=("local", "kafka"), help="both, unless given")
     parser.add_argument("--shape", action="append", choices=SHAPES, help="both, unless given")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--json", type=Path, help="write the reports to this file")
+    parser.add_argument(
+        "--json", type=Path, help="add the reports to this file, instead of older ones of the same kind"
+    )
     arguments = parser.parse_args()
     arguments.log = arguments.log or ["local", "kafka"]
     arguments.shape = arguments.shape or list(SHAPES)
@@ -86,6 +90,13 @@ def _server(fault: Fault, shape: str, broker: KafkaBroker | None, number: int) -
             yield server.start()
         finally:
             server.remove()
+
+
+def _add(path: Path, report: Report) -> None:
+    before = msgspec.json.decode(path.read_bytes(), type=list[Report]) if path.exists() else []
+    kind = report.fault, report.log, report.shape
+    kept = [each for each in before if (each.fault, each.log, each.shape) != kind]
+    path.write_bytes(msgspec.json.format(msgspec.json.encode([*kept, report]), indent=1) + b"\n")
 
 
 def _say(text: str) -> None:

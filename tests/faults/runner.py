@@ -20,9 +20,13 @@ __all__ = ["Extent", "judge", "log_of", "run_fault", "watch_of"]
 STATUSES = {"UNAVAILABLE", "RESOURCE_EXHAUSTED"}
 """What a write may be answered with that is not accepted."""
 
+ROUND_KILLS = 10
+"""What a round in which nobody is killed counts for."""
+
 
 class Extent(NamedTuple):
-    """How long a fault goes on: so many kills (or rounds, where nobody is killed), or so much time; whole rounds."""
+    """How long a fault goes on: so many kills, or a tenth as many rounds where nobody is killed, or so much time; always
+    whole rounds."""
 
     kills: int = 0
     seconds: float = 0.0
@@ -30,7 +34,7 @@ class Extent(NamedTuple):
     def reached(self, scene: Scene, rounds: int, began: float) -> bool:
         if self.seconds:
             return time.monotonic() - began >= self.seconds
-        return max(scene.kills, rounds) >= self.kills
+        return max(scene.kills, ROUND_KILLS * rounds * (not scene.kills)) >= self.kills
 
 
 def log_of(server: Server) -> str:
@@ -85,7 +89,10 @@ def judge(report: Report, fault: Fault) -> None:
     """Fill in ``broken``: what does not agree with the promises."""
     may_repeat = fault.repeats and report.log == "kafka"
     for broken, what in (
-        (report.lost, f"{report.lost} accepted packets are lost, {report.lost_logged} of them told to be logged"),
+        (
+            report.lost if fault.keeps_rings else report.lost_logged,
+            f"{report.lost} accepted packets are lost, {report.lost_logged} of them told to be logged",
+        ),
         (report.reordered, f"{report.reordered} packets stand before one that was accepted earlier"),
         (report.repeated and not may_repeat, f"{report.repeated} packets stand twice"),
         (report.corrupted, f"{report.corrupted} packets are not as they were written"),
@@ -94,7 +101,8 @@ def judge(report: Report, fault: Fault) -> None:
     ):
         if broken:
             report.broken.append(what)
-    report.broken += report.misread + report.wrong_answers
+    report.broken += report.misread
+    report.broken += [wrong for wrong in report.wrong_answers if fault.keeps_rings or "connection" not in wrong]
     if strange := report.statuses.keys() - STATUSES - set(fault.statuses):
         report.broken.append(f"writes ended with {', '.join(f'{s}: {report.reasons[s]}' for s in sorted(strange))}")
     if empty := [status for status, text in report.reasons.items() if not text]:
