@@ -306,7 +306,10 @@ READER_STATISTICS = {
         "trackside_log_undecodable_total",
         "Entries of the log that are no packets; skipped. Somebody else writes there.",
     ),
-    "holes": _counter("trackside_log_holes_total", "Offsets without an entry: transactions, compaction, damage."),
+    "holes": _counter(
+        "trackside_log_holes_total",
+        "Offsets without an entry (Kafka: transactions, compaction), or jumps over such (local log: damage, lost files).",
+    ),
     "expired": _counter("trackside_log_expired_total", "Readers that were passed by retention, and jumped."),
     "damaged": _counter("trackside_log_damaged_reads_total", "Places in segment files that did not hold; jumped over."),
     "catch_ups": _counter("trackside_log_catch_ups_total", "Kafka clients given to readers in the past."),
