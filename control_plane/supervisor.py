@@ -368,8 +368,10 @@ class Supervisor:
             self._described, self._not_described = server, ""
 
     def _print_banner(self, state: str, reason: str) -> None:
+        """Once: what changes later is a line of the log."""
         if not self._banner:
             return
+        self._banner = False
         s = self.settings
         log = log_name(s)
         log += f", forwarded to {s.forward_to}" if s.forward_to else ""

@@ -126,6 +126,7 @@ class Door:
         self._peer = peer
         self._published = published_counters(peer.worker.counters, routing)
         self._ways: dict[tuple[str, str], _Way] = {}
+        self._new: dict[tuple[str, str], _Way] = {}  # ways that the request at hand has found
 
     def data_packet(self, request: bytes) -> Parcels:
         """The parcels of one WriteDataPacketRequest. Raises BadRequest."""
@@ -163,7 +164,10 @@ class Door:
                 self._add(sheaves, detail)
         except (BadRequest, BadName) as error:
             place = f"{field}[{index}]" if field == "details" else field
+            self._new.clear()  # a request that is refused makes no topic
             raise BadRequest(f"{place}.{error}") from None
+        if self._new:
+            self._keep_new()
         return {producer: sheaf.parcel() for producer, sheaf in sheaves.items()}
 
     def _add(self, sheaves: dict[ProducerProxy, _Sheaf], detail: DataPacketDetailsView) -> None:
@@ -179,14 +183,24 @@ class Door:
 
     def _find_way(self, data_source: str, stream: str) -> _Way:
         """Raises BadName."""
+        if found := self._new.get((data_source, stream)):
+            return found
         topic, number = self._routing.route(data_source, stream)
+        self._routing.check_writable(data_source, stream)
         essentials = self._routing.essentials_topic(data_source)
-        if len(self._ways) >= WAYS_MAX:
-            self._ways.clear()
         producer = self._peer.producer_of(data_source)
         published = self._published.of(topic, number, data_source)[0]
-        way = self._ways[data_source, stream] = _Way(producer, data_source, topic, number, essentials, published)
+        way = self._new[data_source, stream] = _Way(producer, data_source, topic, number, essentials, published)
         return way
+
+    def _keep_new(self) -> None:
+        """The packets are taken, so the topics will exist."""
+        if len(self._ways) >= WAYS_MAX:
+            self._ways.clear()
+        self._ways.update(self._new)
+        for way in self._new.values():
+            self._routing.learn((way.topic, way.essentials))
+        self._new.clear()
 
 
 def _packet(data: bytes, producer: ProducerProxy) -> Packet:

@@ -263,6 +263,7 @@ class PacketReader:
         topics = {}
         if plan.needs_topics or (plan.grows and group):
             topics = await self._peer.topics_now(plan.data_source, ANSWER_SECONDS)
+            self._routing.learn(topics)
         starts = plan.starts(topics)
         if not group:
             return starts
@@ -271,6 +272,7 @@ class PacketReader:
         return starts | {place: starts[place]._replace(offset=offset) for place, offset in committed.items()}
 
     def _on_topics(self, data_source: str, new: dict[str, int]) -> None:
+        self._routing.learn(new)
         for read, plan in self._growing.get(data_source, {}).items():
             assert read.reader is not None
             self._join(read.reader, plan.later(new))

@@ -77,8 +77,7 @@ class Routing:
     def route(self, data_source: str, stream: str) -> Partition:
         """Where packets of a stream go ("": the main stream), and where they are read.
 
-        Raises BadName for names that cannot be part of a topic name, or whose topic differs from an existing one
-        (see :meth:`learn`) in nothing but dots and underscores. Called for each packet: a dict look-up.
+        Raises BadName for names that cannot be part of a topic name. A dict look-up for names that were asked before.
         """
         found = self._routes.get((data_source, stream))
         return found if found is not None else self._find(data_source, stream)
@@ -95,18 +94,10 @@ class Routing:
             partition = Partition(self.naming.stream_topic(data_source, stream), 0)
         else:
             partition = Partition(main, 0)
-        field, value = ("stream", stream) if stream and self._mapped is None else ("data_source", data_source)
-        self._check_collision(partition.topic, field, value)
         if len(self._routes) >= CACHED_MAX:
             self._routes.clear()
         self._routes[data_source, stream] = partition
         return partition
-
-    def _check_collision(self, topic: str, field: str, value: str) -> None:
-        existing = self.collision(topic)
-        if existing is not None:
-            limit = f"a name whose topic differs from the existing {existing!r} in more than '.' and '_'"
-            raise BadName(field, value, limit)
 
     def essentials_topic(self, data_source: str) -> str:
         """The topic whose partition 0 has the essential packets. Raises BadName as :meth:`route` does."""
@@ -115,9 +106,7 @@ class Routing:
             self.naming.check_data_source(data_source)
             if len(self._essentials) >= CACHED_MAX:
                 self._essentials.clear()
-            topic = self.naming.essentials_topic(data_source)
-            self._check_collision(topic, "data_source", data_source)
-            found = self._essentials[data_source] = topic
+            found = self._essentials[data_source] = self.naming.essentials_topic(data_source)
         return found
 
     def essentials(self, data_source: str) -> Partition:
@@ -140,12 +129,26 @@ class Routing:
 
     def learn(self, topics: Iterable[str]) -> None:
         """Remember topics that exist, so that a name which Kafka would refuse beside them is refused at the door."""
-        self._existing.update((unified(topic), topic) for topic in topics)
+        if len(self._existing) >= CACHED_MAX:
+            self._existing.clear()
+        for topic in topics:
+            self._existing.setdefault(unified(topic), topic)
 
-    def collision(self, topic: str) -> str | None:
-        """The existing topic, if one was learnt, beside which ``topic`` cannot be created."""
-        existing = self._existing.get(unified(topic))
-        return None if existing == topic else existing
+    def check_writable(self, data_source: str, stream: str) -> None:
+        """Raise BadName where a topic of the stream differs from one that was learnt in '.' and '_' alone.
+
+        For who writes: reading makes no topic, and of two that exist both can be read.
+        """
+        topic = self.route(data_source, stream).topic
+        named = stream and self._mapped is None
+        self._check_beside(topic, *(("stream", stream) if named else ("data_source", data_source)))
+        self._check_beside(self.essentials_topic(data_source), "data_source", data_source)
+
+    def _check_beside(self, topic: str, field: str, value: str) -> None:
+        existing = self._existing.get(unified(topic), topic)
+        if existing != topic:
+            limit = f"a name whose topic differs from the existing {existing!r} in more than '.' and '_'"
+            raise BadName(field, value, limit)
 
     # -- from topics to names -----------------------------------------------------------------------------------------
 

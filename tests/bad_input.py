@@ -39,7 +39,8 @@ NAME_CHARACTERS_MAX = TOPIC_CHARACTERS_MAX - len(naming_of(Settings(run_dir="", 
 
 
 class Given(NamedTuple):
-    """What a server has when the examples are sent to it: a session and a connection, both of data source ``Car``."""
+    """What a server has when the examples are sent to it: a session and a connection, both of data source ``Car``, and a
+    packet in stream ``a.b`` of data source ``Far.1``."""
 
     session_key: str
     connection: api.Connection
@@ -109,6 +110,15 @@ def data_source(name: str, request_of: Callable[[str], Message]) -> Field:
             Bad("`SessionInfo`", request_of("SessionInfo"), f"{name}: 'SessionInfo' is not allowed, wanted a name"),
             Bad("300 characters", request_of(LONG), f"{name}: {LONG_SHOWN} {NAME_CHARACTERS_MAX} characters"),
         ),
+    )
+
+
+def written(field: Field, name: str, shown: str, request: Message, existing: str) -> Field:
+    """The field of a call that makes topics: a name that Kafka would refuse beside another is refused."""
+    wanted = f"{name}: {shown!r} is not allowed, wanted a name whose topic differs from the existing {existing!r}"
+    return field._replace(
+        valid=f"{field.valid}; of names that differ in `.` and `_` alone the one that is known to the gateway first",
+        bad=(*field.bad, Bad(f"`{shown}`, while there is `{existing}`", request, wanted)),
     )
 
 
@@ -208,8 +218,20 @@ def _details(request_of: Callable[[api.DataPacketDetails], Message], prefix: str
     too_long = f"{prefix}session_key: {KEY_BYTES_MAX + 1} bytes; a session key may have at most {KEY_BYTES_MAX}"
     fields = (
         packet(f"{prefix}message", lambda message: of(message=message), raw),
-        data_source(f"{prefix}data_source", lambda name: of(data_source=name)),
-        stream(f"{prefix}stream", lambda name: of(stream=name)),
+        written(
+            data_source(f"{prefix}data_source", lambda name: of(data_source=name)),
+            f"{prefix}data_source",
+            "Far_1",
+            of(data_source="Far_1"),
+            "Far.1_essential",
+        ),
+        written(
+            stream(f"{prefix}stream", lambda name: of(stream=name)),
+            f"{prefix}stream",
+            "a_b",
+            of(data_source="Far.1", stream="a_b"),
+            "Far.1.a.b",
+        ),
         Field(
             f"{prefix}session_key",
             f"at most {KEY_BYTES_MAX} bytes; empty: of no session",

@@ -218,6 +218,19 @@ def test_a_dot_in_a_name_loses_nothing(topic_cell: Cell, client: Client, source:
     assert topic_cell.naming.dead_letter not in topic_cell.topics() or topic_cell.broker is not None
 
 
+def test_of_names_that_differ_in_dots_and_underscores_alone_the_first_counts(
+    cell: Cell, client: Client, source: str
+) -> None:
+    """Kafka takes the topics of one of them only, so the other one is refused, by whatever gateway knows the first."""
+    client.write(f"{source}.B", Packet(id=1), stream="one")
+    with pytest.raises(grpc.RpcError) as caught:
+        client.write(f"{source}_B", Packet(id=2), stream="two")
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert f"detail.data_source: '{source}_B' is not allowed" in caught.value.details()
+    client.write(f"{source}.B", Packet(id=3), stream="one")
+    assert numbers_in(cell, f"{source}.B", "one", 2) == [1, 3]
+
+
 @pytest.mark.fact("W13", "K9")
 @pytest.mark.reference_test(
     "DataFormatInfoServiceShould: a data source that is added has one essentials topic and one subscriber",

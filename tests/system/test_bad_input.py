@@ -34,6 +34,7 @@ def client(server: Server) -> Iterator[Client]:
 
 @pytest.fixture(scope="module")
 def given(client: Client) -> Given:
+    client.write("Far.1", Packet(), stream="a.b")
     request = api_pb2.CreateSessionRequest(data_source="Car")
     return Given(client.sessions.CreateSession(request, timeout=SECONDS).session_key, client.connect("Car"))
 

@@ -20,8 +20,9 @@ from trackside.data_plane.consumer import SHOW_SECONDS
 from trackside.shm.counters import read_counters
 
 KIB, MIB = 1 << 10, 1 << 20
-READER_BUFFER_BYTES = 4 * MIB
+READER_BUFFER_BYTES = 10 * MIB
 SERVER_ENVIRONMENT = {
+    "TRACKSIDE_READER_BUFFER_BYTES": str(READER_BUFFER_BYTES),  # so that it is not what keeps responses small
     "TRACKSIDE_WRITE_WAIT_SECONDS": "20",  # longer than any test waits: what ends sooner ends for another reason
     "TRACKSIDE_STALL_SECONDS": "300",  # processes are stopped here on purpose
 }
@@ -209,6 +210,7 @@ def test_a_log_that_cannot_be_written_is_unavailable(shared_server: Server, clie
     there = numbers_of(client, source, len(writer.accepted), streams=["broken"], exclude_main_stream=True)
     assert set(writer.accepted) <= set(there) <= {*writer.accepted, *writer.unknown}
     shared_server.wait_state("SERVING")
+    assert shared_server.log_text().count("A client's address") == 1, "what changes later is a line of the log"
 
 
 # -- too little out ---------------------------------------------------------------------------------------------------
@@ -242,13 +244,21 @@ def test_a_slow_reader_costs_itself_alone(shared_server: Server, client: Client,
 
 
 @pytest.mark.fact("A2", "R16")
-def test_no_response_is_larger_than_clients_take(client: Client, source: str) -> None:
-    """Whatever lies in the log: the largest packets there can be, and so many small ones that no response holds all."""
+def test_no_response_is_larger_than_clients_take(shared_server: Server, client: Client, source: str) -> None:
+    """Whatever lies in the log: the largest packets there can be, and so many small ones that no response holds all.
+
+    Nothing is taken before the gateway has more than a response may carry.
+    """
     head = len(Packet(type="RowData", id=199, content=bytes(PACKET_BYTES_MAX)).SerializeToString()) - PACKET_BYTES_MAX
     sizes = [PACKET_BYTES_MAX - head] * 2 + [60 * KIB] * 150 + [PACKET_BYTES_MAX - head]
     for number, size in enumerate(sizes, start=1):
         client.write(source, Packet(type="RowData", id=number, content=bytes(size)), stream="s")
     call = open_read(client, source, "s")
+    kept = "trackside_gateway_reader_bytes"
+    wait_until(
+        lambda: counter(shared_server, kept) > RESPONSE_BYTES,
+        f"more than a response may have: {counter(shared_server, kept)}",
+    )
     found: list[tuple[int, int]] = []
     responses = 0
     while len(found) < len(sizes):
