@@ -300,6 +300,43 @@ def _dead_letters() -> click.Command:
     )
 
 
+def _token() -> click.Command:
+    def token(name: str, file: str | None, **rights: tuple[str, ...]) -> int:
+        import json
+        from pathlib import Path
+
+        from trackside.control_plane.token_command import add_to_file, make_token
+
+        made = make_token(name, dict(rights))
+        if file is not None:
+            add_to_file(Path(file), made)
+        print(made.token)
+        if file is None:
+            print(json.dumps(made.entry))
+        return ExitCode.OK
+
+    def right(name: str, text: str) -> click.Option:
+        return click.Option([f"--{name}"], metavar="PATTERN", multiple=True, help=f"{text} Any number of times.")
+
+    return _command(
+        token,
+        [
+            click.Argument(["name"]),
+            click.Option(["--file"], metavar="FILE", help="TokensFile to add it to; made when it is not there."),
+            right("read", "Data sources to read."),
+            right("write", "Data sources to write packets and data formats to."),
+            right("manage", "Data sources whose sessions to begin, change and end."),
+        ],
+        "Make a token and print it, once: the file gets its hash only. In patterns `*` is any run of characters, `?` one. "
+        "For a name that is in the file already, and without patterns, it makes one more token with the same rights. "
+        "Without --file the entry is printed, too. A server takes the changed file within a second.",
+        """
+        trackside token car-44 --file tokens.json --write Car44 --manage Car44
+        trackside token pit-wall --file tokens.json --read '*'
+        """,
+    )
+
+
 def _version() -> click.Command:
     def version() -> int:
         print(f"trackside {_version_text()}")
@@ -321,6 +358,7 @@ COMMANDS: dict[str, tuple[str, Callable[[], click.Command]]] = {
     "doctor": ("Check this machine: is it fit for the server, and what to change.", _doctor),
     "dead-letters": ("List packets that the log refused, and send them again.", _dead_letters),
     "check-config": ("Print the effective configuration and every error in it.", _check_config),
+    "token": ("Make a token for clients, and its entry in the tokens file.", _token),
     "version": ("Print the version.", _version),
 }
 

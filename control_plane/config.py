@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from trackside.control_plane.config_access import exposure, tls_findings
+from trackside.control_plane.config_access import exposure, tls_findings, tokens_finding
 from trackside.control_plane.config_kafka import (
     CONSUMING,
     PUBLISHING,
@@ -246,10 +246,16 @@ def _check_tls(this: Conclusion) -> None:
         this.warnings.append(note)
 
 
+def _check_tokens(this: Conclusion) -> None:
+    if (path := this.value("TokensFile")) and (reason := tokens_finding(path)):
+        this.refuse("TokensFile", reason)
+
+
 def _check_exposure(this: Conclusion) -> None:
     listen, tls = this.value("ListenAddress"), bool(this.value("Tls.CertificateFile"))
     client_authority = bool(this.value("Tls.ClientAuthorityFile"))
-    if note := exposure(listen, tls=tls, client_authority=client_authority, tokens=False):
+    tokens = bool(this.value("TokensFile"))
+    if note := exposure(listen, tls=tls, client_authority=client_authority, tokens=tokens):
         this.warnings.append(note)
 
 
@@ -341,6 +347,7 @@ CHECKS: tuple[Callable[[Conclusion], None], ...] = (
     _check_retention,
     _check_security,
     _check_tls,
+    _check_tokens,
     _check_exposure,
     _check_names,
     _check_domain,

@@ -7,7 +7,7 @@ import ipaddress
 from trackside.data_plane.certificates import CertificateFiles, CertificatesNotUsable
 from trackside.data_plane.spec import Settings
 
-__all__ = ["exposure", "tls_findings"]
+__all__ = ["exposure", "tls_findings", "tokens_finding"]
 
 CERTIFICATE, KEY, AUTHORITY = "Tls.CertificateFile", "Tls.KeyFile", "Tls.ClientAuthorityFile"
 
@@ -33,6 +33,17 @@ def tls_findings(certificate: str, key: str, authority: str) -> tuple[str, str, 
         return at_fault, str(error), ""
     assert found is not None, "nothing was read before"
     return "", "", f"Tls: clients will not take {found.warning}" if found.warning else ""
+
+
+def tokens_finding(path: str) -> str:
+    """Why the file is refused; empty when it is good."""
+    from trackside.data_plane.tokens_file import TokensFile, TokensNotUsable  # only where there is one: it loads re2
+
+    try:
+        TokensFile(path).read_changed()
+    except TokensNotUsable as error:
+        return str(error)
+    return ""
 
 
 def exposure(listen: str, *, tls: bool, client_authority: bool, tokens: bool) -> str:

@@ -170,6 +170,10 @@ PORTS = (
         "Tls.ClientAuthorityFile", File(), "", "PEM file of the authorities of clients. Set: who has no certificate of "
         "one of them is not let in.", setting="tls_client_authority",
     ),
+    Key(
+        "TokensFile", File(), "", "JSON file of tokens and their rights; `trackside token` makes one. Set: who has no "
+        "token of it may do nothing. Read again when it changes.", setting="tokens_file",
+    ),
 )  # fmt: skip
 
 NAMES = (

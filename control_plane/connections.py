@@ -5,6 +5,7 @@ machine is up. Frames, one after another::
 
     u32 length of the body | u32 CRC-32 of the body | body
     body: u8 kind | i64 id | ConnectionDetails as serialised by the client (kind OPENED only)      all little-endian
+          u8 kind | i64 id | u8 n | n bytes: name of the owner's token | ConnectionDetails         (kind OWNED only)
 
 Each frame is one ``write``. A frame that a dying process left half written is the torn tail: it is cut at the next
 start, and its call had no answer.
@@ -30,6 +31,7 @@ from ma.streaming.api.v1 import api_pb2_grpc as services
 from trackside.control_plane.connection_uses import ConnectionUses
 from trackside.control_plane.statuses import BadRequest, Context, TooMuch
 from trackside.control_plane.validation import check_stream, check_text
+from trackside.data_plane.access import CALLER
 from trackside.data_plane.routing import Routing
 from trackside.data_plane.spec import Settings
 from trackside.data_plane.worker import log_line
@@ -49,13 +51,20 @@ SOURCES_REMEMBERED = 1000
 
 _HEADER = struct.Struct("<II")
 _BODY = struct.Struct("<Bq")
-_OPENED, _CLOSED = 1, 2
+_OPENED, _CLOSED, _OWNED = 1, 2, 3
+
+
+class Opened(NamedTuple):
+    """A connection. ``owner`` is the name of the token that it was made with, empty where none was asked for."""
+
+    details: bytes
+    owner: str = ""
 
 
 class _Change(NamedTuple):
     kind: int
     id: int
-    details: bytes
+    opened: Opened
 
 
 class ConnectionTable:
@@ -69,7 +78,7 @@ class ConnectionTable:
         self._path = Path(path)
         self._open = _read_journal(self._path)
         self._live_bytes = sum(map(_frame_bytes, self._open.values()))
-        self._sources = Counter(map(_data_source_of, self._open.values()))
+        self._sources = Counter(_data_source_of(opened.details) for opened in self._open.values())
         self._file = -1
         self._rewrite()
 
@@ -79,31 +88,37 @@ class ConnectionTable:
     def ids(self) -> list[int]:
         return list(self._open)
 
-    def get(self, id: int) -> bytes | None:
+    def find(self, id: int) -> Opened | None:
         return self._open.get(id)
 
-    def open(self, details: bytes) -> int:
+    def get(self, id: int) -> bytes | None:
+        """The details alone."""
+        opened = self._open.get(id)
+        return None if opened is None else opened.details
+
+    def open(self, details: bytes, owner: str = "") -> int:
         """Keep ``details`` under a new random number. Raises TooMuch when the table is full."""
-        if self._live_bytes + _frame_bytes(details) > TABLE_BYTES_MAX:
+        opened = Opened(details, owner)
+        if self._live_bytes + _frame_bytes(opened) > TABLE_BYTES_MAX:
             raise TooMuch(
                 f"{len(self._open)} connections are open, together at the limit of {TABLE_BYTES_MAX} bytes; close "
                 f"those that nobody reads with CloseConnection"
             )
         id = self._new_id()
-        self._append(_Change(_OPENED, id, details))
-        self._open[id] = details
-        self._live_bytes += _frame_bytes(details)
+        self._append(_opening(id, opened))
+        self._open[id] = opened
+        self._live_bytes += _frame_bytes(opened)
         self._sources[_data_source_of(details)] += 1
         return id
 
     def close(self, id: int) -> bool:
         """Forget a connection; False when there is none."""
-        if (details := self._open.get(id)) is None:
+        if (opened := self._open.get(id)) is None:
             return False
-        self._append(_Change(_CLOSED, id, b""))
+        self._append(_Change(_CLOSED, id, Opened(b"")))
         del self._open[id]
-        self._live_bytes -= _frame_bytes(details)
-        self._count_closed(_data_source_of(details))
+        self._live_bytes -= _frame_bytes(opened)
+        self._count_closed(_data_source_of(opened.details))
         if self._bytes > 2 * self._live_bytes + TABLE_BYTES_MAX // 8:
             try:
                 self._rewrite()
@@ -146,7 +161,7 @@ class ConnectionTable:
 
     def _rewrite(self) -> None:
         """Replace the journal by one frame for each open connection."""
-        frames = b"".join(_frame(_Change(_OPENED, id, details)) for id, details in self._open.items())
+        frames = b"".join(_frame(_opening(id, opened)) for id, opened in self._open.items())
         self._path.parent.mkdir(parents=True, exist_ok=True)
         aside = self._path.with_name(self._path.name + ".new")
         aside.write_bytes(frames)
@@ -166,27 +181,36 @@ def _data_source_of(details: bytes) -> str:
         return ""
 
 
-def _frame_bytes(details: bytes) -> int:
-    return _HEADER.size + _BODY.size + len(details)
+def _frame_bytes(opened: Opened) -> int:
+    owner_bytes = 1 + len(opened.owner.encode()) if opened.owner else 0
+    return _HEADER.size + _BODY.size + owner_bytes + len(opened.details)
+
+
+def _opening(id: int, opened: Opened) -> _Change:
+    return _Change(_OWNED if opened.owner else _OPENED, id, opened)
 
 
 def _frame(change: _Change) -> bytes:
-    body = _BODY.pack(change.kind, change.id) + change.details
+    body = _BODY.pack(change.kind, change.id)
+    if change.kind == _OWNED:
+        owner = change.opened.owner.encode()
+        body += bytes([len(owner)]) + owner
+    body += change.opened.details
     return _HEADER.pack(len(body), zlib.crc32(body)) + body
 
 
-def _read_journal(path: Path) -> dict[int, bytes]:
+def _read_journal(path: Path) -> dict[int, Opened]:
     """The connections that were open at its end, in the order in which they were opened."""
     try:
         journal = path.read_bytes()
     except FileNotFoundError:
         return {}
-    open_: dict[int, bytes] = {}
+    open_: dict[int, Opened] = {}
     valid_bytes = 0
     for change, end in _changes(journal):
         valid_bytes = end
-        if change.kind == _OPENED:
-            open_[change.id] = change.details
+        if change.kind in (_OPENED, _OWNED):
+            open_[change.id] = change.opened
         else:
             open_.pop(change.id, None)
     if valid_bytes < len(journal):
@@ -204,8 +228,15 @@ def _changes(journal: bytes) -> Iterator[tuple[_Change, int]]:
         if length < _BODY.size or len(body) < length or zlib.crc32(body) != checksum:
             return
         kind, id = _BODY.unpack_from(body)
-        yield _Change(kind, id, body[_BODY.size :]), end
+        yield _Change(kind, id, _opened(kind, body[_BODY.size :])), end
         start = end
+
+
+def _opened(kind: int, rest: bytes) -> Opened:
+    if kind != _OWNED:
+        return Opened(rest)
+    size = 1 + rest[0] if rest else 0
+    return Opened(rest[size:], rest[1:size].decode("utf-8", "replace"))
 
 
 class ConnectionService(services.ConnectionManagerServiceServicer):
@@ -236,7 +267,7 @@ class ConnectionService(services.ConnectionManagerServiceServicer):
                 f"ConnectionsMax = {limit}: so many connections are open, and one more was asked for; close those that "
                 f"nobody reads with CloseConnection"
             )
-        id = self._table.open(request.details.SerializeToString())
+        id = self._table.open(request.details.SerializeToString(), CALLER.get().name)
         self._uses.use(id)
         return messages.NewConnectionResponse(connection=messages.Connection(id=id))
 

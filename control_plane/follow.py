@@ -159,11 +159,12 @@ class FollowService(services.ControlPlaneServicer):
     async def LookUpConnection(
         self, request: messages.LookUpConnectionRequest, context: Context
     ) -> messages.LookUpConnectionResponse:
-        details = self._connections.get(request.id)
-        if details is None:
+        opened = self._connections.find(request.id)
+        if opened is None:
             return messages.LookUpConnectionResponse()
         self._uses.use(request.id)
-        return messages.LookUpConnectionResponse(details=api.ConnectionDetails.FromString(details))
+        details = api.ConnectionDetails.FromString(opened.details)
+        return messages.LookUpConnectionResponse(details=details, owner=opened.owner)
 
     async def ReportReads(self, request: messages.ReportReadsRequest, context: Context) -> messages.ReportReadsResponse:
         self._uses.on_report(request.gateway, request.connections)

@@ -25,6 +25,7 @@ import grpc
 
 from ma.streaming.api.v1 import api_pb2_grpc as api
 from ma.streaming.key_generator.v1 import key_generator_pb2_grpc as key_generator
+from trackside.control_plane.access import AccessInterceptor
 from trackside.control_plane.background import Background
 from trackside.control_plane.checkpoint import Checkpoints
 from trackside.control_plane.clock import SYSTEM_CLOCK, Clock
@@ -114,8 +115,12 @@ class ControlPlane:
             )
             self._follow.on_sessions_restored()
         streams = StreamTable(port, routing, clock, checkpoints)
+        session_service = SessionService(self._sessions, streams, routing, settings, clock)
+        interceptors: list[grpc.aio.ServerInterceptor] = [StatusInterceptor()]
+        if settings.tokens_file:
+            interceptors.append(AccessInterceptor(self._connections, session_service.data_source_of))
         self._server = grpc.aio.server(
-            interceptors=[StatusInterceptor()],
+            interceptors=interceptors,
             maximum_concurrent_rpcs=CALLS_MAX,
             # Gateways have the one limit for all requests.
             options=[("grpc.max_receive_message_length", -1), *PENDING_OPTIONS],
@@ -126,7 +131,7 @@ class ControlPlane:
             self._connections, uses, routing, settings, self._follow.on_connection_closed
         )
         self._add_services(
-            SessionService(self._sessions, streams, routing, settings, clock),
+            session_service,
             self._connection_service,
             KeyService(self._keys),
             LetterService(port, routing),

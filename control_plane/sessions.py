@@ -109,6 +109,13 @@ class SessionService(services.SessionManagementServiceServicer):
         success = await self._change(request.session_key, "details", _with_details(dict(request.details)))
         return messages.UpdateSessionDetailsResponse(success=success)
 
+    async def data_source_of(self, session_key: str) -> str | None:
+        """For who must know whose session it is before the call is made; None when there is no such session."""
+        if self._sessions is None:
+            return None
+        record = await self._find(self._sessions, session_key)
+        return None if record is None else record.data_source
+
     async def _change(self, key: str, field: str, change: Change) -> bool:
         if self._sessions is None or await self._find(self._sessions, key) is None:
             return False

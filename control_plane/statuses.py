@@ -14,9 +14,10 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from trackside.control_plane.log_port import LogAway
+from trackside.data_plane.access import Forbidden, Unauthenticated
 from trackside.data_plane.routing import BadName
 
-__all__ = ["BadRequest", "Context", "NotReady", "StatusInterceptor", "TooMuch", "shorten"]
+__all__ = ["BadRequest", "Context", "Handler", "NotReady", "StatusInterceptor", "TooMuch", "shorten"]
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +60,10 @@ def status_of(error: Exception) -> tuple[grpc.StatusCode, str] | None:
     """Code and text for an error with a story; None for one that should not have happened."""
     if isinstance(error, BadRequest | BadName | _Unreadable):
         return grpc.StatusCode.INVALID_ARGUMENT, str(error)
+    if isinstance(error, Forbidden):
+        return grpc.StatusCode.PERMISSION_DENIED, str(error)
+    if isinstance(error, Unauthenticated):
+        return grpc.StatusCode.UNAUTHENTICATED, str(error)
     if isinstance(error, LogAway | NotReady):
         return grpc.StatusCode.UNAVAILABLE, str(error)
     if isinstance(error, TooMuch):

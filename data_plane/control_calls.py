@@ -11,12 +11,12 @@ import asyncio
 import contextlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import grpc
 
 from ma.streaming.api.v1 import api_pb2
 from ma.streaming.key_generator.v1 import key_generator_pb2
+from trackside.data_plane.access import ANYBODY, CALLER, CALLER_METADATA, Forbidden, require, require_own
 from trackside.data_plane.peer import LogUnavailable
 from trackside.data_plane.worker import Worker
 from trackside.protos import internal_pb2, internal_pb2_grpc
@@ -75,15 +75,18 @@ class ControlCalls:
         """One control call, as bytes, with its deadline; the answer's status and details are the control plane's."""
         if not await self._is_there(context.time_remaining()):
             await context.abort(grpc.StatusCode.UNAVAILABLE, self._why())
-        call = self._calls[method](request, timeout=context.time_remaining(), metadata=_public(context))
+        call = self._calls[method](request, timeout=context.time_remaining(), metadata=_metadata())
         try:
             answer: bytes = await call
         except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.PERMISSION_DENIED:
+                raise Forbidden(error.details()) from None
             await context.abort(error.code(), error.details() or "", tuple(error.trailing_metadata() or ()))
         return answer
 
     async def look_up(self, connection: int) -> api_pb2.ConnectionDetails | None:
-        """Details of a connection, None when there is none. Raises LogUnavailable when the control plane is away."""
+        """Details of a connection of the caller's, None when there is none. Raises Forbidden when it is another's,
+        LogUnavailable when the control plane is away."""
         request = internal_pb2.LookUpConnectionRequest(id=connection)
         for _ in range(2):  # a read-only question may be asked again, of the successor
             if not await self._is_there(None):
@@ -92,7 +95,12 @@ class ControlCalls:
                 answer = await self._stub.LookUpConnection(request, timeout=SUCCESSOR_SECONDS)
             except grpc.aio.AioRpcError:
                 continue
-            return answer.details if answer.HasField("details") else None
+            if not answer.HasField("details"):
+                return None
+            require_own(answer.owner)
+            require("read", answer.details.data_source)
+            details: api_pb2.ConnectionDetails = answer.details
+            return details
         raise LogUnavailable(self._why())
 
     async def report_reads(self, read: Callable[[], Iterable[int]], seconds: float) -> None:
@@ -136,10 +144,10 @@ class ControlCalls:
                 await asyncio.sleep(0.05)  # bounded only by the control plane's return
 
 
-def _public(context: Context) -> tuple[tuple[str, Any], ...]:
-    """The client's metadata, without what only the server itself may say."""
-    metadata = context.invocation_metadata() or ()
-    return tuple((key, value) for key, value in metadata if not key.startswith(("trackside-", "grpc-", ":", "user-")))
+def _metadata() -> tuple[tuple[str, str | bytes], ...]:
+    """Who calls. Nothing of the client's own: nobody behind this socket asks for it, and it could pretend to be this."""
+    caller = CALLER.get()
+    return () if caller is ANYBODY else ((CALLER_METADATA, caller.encoded),)
 
 
 class _Subscriber:
@@ -190,10 +198,12 @@ class Notifications:
 
     async def starts(self, request: bytes, context: Context) -> None:
         call = api_pb2.GetSessionStartNotificationRequest.FromString(request)
+        require("read", call.data_source)
         await self._serve(self._started, call.data_source, context)
 
     async def stops(self, request: bytes, context: Context) -> None:
         call = api_pb2.GetSessionStopNotificationRequest.FromString(request)
+        require("read", call.data_source)
         await self._serve(self._stopped, call.data_source, context)
 
     async def _serve(self, subscribers: defaultdict[str, set[_Subscriber]], data_source: str, context: Context) -> None:

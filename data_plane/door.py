@@ -11,11 +11,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain
 from typing import TypeVar
+from weakref import WeakKeyDictionary
 
 from google.protobuf.message import DecodeError
 
 from ma.streaming.api.v1 import api_pb2
 from ma.streaming.open_data.v1.open_data_pb2 import Packet
+from trackside.data_plane.access import CALLER, Caller, Forbidden, require
 from trackside.data_plane.peer import Parcel, Peer, ProducerProxy
 from trackside.data_plane.record import RECORD_BYTES_MAX, Record, Route
 from trackside.data_plane.routing import BadName, Routing
@@ -46,6 +48,9 @@ WAYS_MAX = 1 << 14
 """Streams whose way is remembered; when there are more all are found again, so that invented names cost no memory."""
 
 Parcels = dict[ProducerProxy, Parcel]
+
+Ways = dict[tuple[str, str], "_Way"]
+"""The ways that one caller was found to have the right to: asked once a name, so no packet pays for it."""
 
 _View = TypeVar("_View", WriteDataPacketRequestView, WriteDataPacketsRequestView, WriteInfoPacketRequestView)
 
@@ -125,8 +130,8 @@ class Door:
         self._routing = routing
         self._peer = peer
         self._published = published_counters(peer.worker.counters, routing)
-        self._ways: dict[tuple[str, str], _Way] = {}
-        self._new: dict[tuple[str, str], _Way] = {}  # ways that the request at hand has found
+        self._ways: WeakKeyDictionary[Caller, Ways] = WeakKeyDictionary()
+        self._new: Ways = {}  # ways that the request at hand has found
 
     def data_packet(self, request: bytes) -> Parcels:
         """The parcels of one WriteDataPacketRequest. Raises BadRequest."""
@@ -158,21 +163,25 @@ class Door:
 
     def _parcels(self, details: Iterable[DataPacketDetailsView], field: str) -> Parcels:
         sheaves: dict[ProducerProxy, _Sheaf] = {}
+        ways = self._ways.setdefault(CALLER.get(), {})
         index = 0
         try:
             for index, detail in enumerate(details):  # noqa: B007 - the place of the error, if there is one
-                self._add(sheaves, detail)
+                self._add(sheaves, ways, detail)
         except (BadRequest, BadName) as error:
             place = f"{field}[{index}]" if field == "details" else field
             self._new.clear()  # a request that is refused makes no topic
             raise BadRequest(f"{place}.{error}") from None
+        except Forbidden:
+            self._new.clear()
+            raise
         if self._new:
-            self._keep_new()
+            self._keep_new(ways)
         return {producer: sheaf.parcel() for producer, sheaf in sheaves.items()}
 
-    def _add(self, sheaves: dict[ProducerProxy, _Sheaf], detail: DataPacketDetailsView) -> None:
+    def _add(self, sheaves: dict[ProducerProxy, _Sheaf], ways: Ways, detail: DataPacketDetailsView) -> None:
         data_source, stream, message = detail.data_source, detail.stream, detail.message
-        way = self._ways.get((data_source, stream)) or self._find_way(data_source, stream)
+        way = ways.get((data_source, stream)) or self._find_way(data_source, stream)
         if not message and not detail.HasField("message"):
             raise BadRequest("message: missing")
         packet = _packet(message, way.producer)
@@ -182,9 +191,10 @@ class Door:
         sheaf.add(way, detail.session_key, packet.is_essential, message)
 
     def _find_way(self, data_source: str, stream: str) -> _Way:
-        """Raises BadName."""
+        """Raises BadName; Forbidden when the caller may not write there."""
         if found := self._new.get((data_source, stream)):
             return found
+        require("write", data_source)
         topic, number = self._routing.route(data_source, stream)
         self._routing.check_writable(data_source, stream)
         essentials = self._routing.essentials_topic(data_source)
@@ -193,11 +203,12 @@ class Door:
         way = self._new[data_source, stream] = _Way(producer, data_source, topic, number, essentials, published)
         return way
 
-    def _keep_new(self) -> None:
+    def _keep_new(self, ways: Ways) -> None:
         """The packets are taken, so the topics will exist."""
-        if len(self._ways) >= WAYS_MAX:
-            self._ways.clear()
-        self._ways.update(self._new)
+        if sum(map(len, self._ways.values())) >= WAYS_MAX:
+            for found in self._ways.values():
+                found.clear()
+        ways.update(self._new)
         for way in self._new.values():
             self._routing.learn((way.topic, way.essentials))
         self._new.clear()

@@ -21,12 +21,14 @@ from trackside.data_plane import metrics
 from trackside.data_plane.control_calls import PASSED_METHODS, ControlCalls, Notifications
 from trackside.data_plane.door import Door
 from trackside.data_plane.grpc_options import PENDING_OPTIONS, connections_max
+from trackside.data_plane.guard import Guard
 from trackside.data_plane.limits import LimitReached, OpenCalls, Rates, Refusals, address_of
 from trackside.data_plane.packet_reader import PacketReader
 from trackside.data_plane.packet_writer import PacketWriter
 from trackside.data_plane.peer import Peer
 from trackside.data_plane.reflection import METHODS as REFLECTION_METHODS
 from trackside.data_plane.reflection import reflection_handler
+from trackside.data_plane.refreshed import Refreshed
 from trackside.data_plane.routing import Routing
 from trackside.data_plane.tls import Tls
 from trackside.data_plane.worker import Worker
@@ -76,8 +78,10 @@ class Gateway(grpc.GenericRpcHandler):
         self._health = health.aio.HealthServicer()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._draining = False
+        self._guard = Guard(worker)
         self._handlers = self._table()
         self._tls = Tls(worker)
+        self._operator_files: list[Refreshed[Any]] = []
         self._server = grpc.aio.server(
             options=[
                 ("grpc.so_reuseport", 1),
@@ -98,23 +102,23 @@ class Gateway(grpc.GenericRpcHandler):
         unary = grpc.unary_unary_rpc_method_handler
         collect = grpc.stream_unary_rpc_method_handler
         stream = grpc.unary_stream_rpc_method_handler
-        table: dict[str, Method] = {
-            f"/{_WRITER}/WriteDataPacket": unary(self._ended(self._writer.write_data_packet)),
-            f"/{_WRITER}/WriteDataPackets": collect(self._ended(self._writer.write_data_packets)),
-            f"/{_WRITER}/WriteInfoPacket": unary(self._ended(self._writer.write_info_packet)),
-            f"/{_WRITER}/WriteInfoPackets": collect(self._ended(self._writer.write_info_packets)),
-            f"/{_READER}/ReadPackets": stream(self._ended(self._reader.read_packets)),
-            f"/{_READER}/ReadEssentials": stream(self._ended(self._reader.read_essentials)),
-            f"/{_READER}/ReadDataPackets": stream(self._ended(self._reader.read_data_packets)),
-            f"/{_SESSIONS}/GetSessionStartNotification": stream(self._ended(self._notifications.starts)),
-            f"/{_SESSIONS}/GetSessionStopNotification": stream(self._ended(self._notifications.stops)),
+        table: dict[str, tuple[Callable[[Handler], Method], Handler]] = {
+            f"/{_WRITER}/WriteDataPacket": (unary, self._writer.write_data_packet),
+            f"/{_WRITER}/WriteDataPackets": (collect, self._writer.write_data_packets),
+            f"/{_WRITER}/WriteInfoPacket": (unary, self._writer.write_info_packet),
+            f"/{_WRITER}/WriteInfoPackets": (collect, self._writer.write_info_packets),
+            f"/{_READER}/ReadPackets": (stream, self._reader.read_packets),
+            f"/{_READER}/ReadEssentials": (stream, self._reader.read_essentials),
+            f"/{_READER}/ReadDataPackets": (stream, self._reader.read_data_packets),
+            f"/{_SESSIONS}/GetSessionStartNotification": (stream, self._notifications.starts),
+            f"/{_SESSIONS}/GetSessionStopNotification": (stream, self._notifications.stops),
         }
-        for method in PASSED_METHODS:
-            table[method] = unary(self._ended(self._passed(method)))
+        table |= {method: (unary, self._passed(method)) for method in PASSED_METHODS}
         if self.worker.spec.settings.reflection:
-            reflect: Method = grpc.stream_stream_rpc_method_handler(self._ended(reflection_handler()))
-            table |= dict.fromkeys(REFLECTION_METHODS, reflect)
-        return table | _health_methods(self._health, self._ended)
+            table |= dict.fromkeys(REFLECTION_METHODS, (grpc.stream_stream_rpc_method_handler, reflection_handler()))
+        guarded = self._guard.guarded
+        methods = {path: make(self._ended(guarded(path, handler))) for path, (make, handler) in table.items()}
+        return methods | _health_methods(self._health, self._ended)
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Method | None:
         return self._handlers.get(handler_call_details.method)
@@ -166,10 +170,10 @@ class Gateway(grpc.GenericRpcHandler):
             stopping.set()
         self.peer.start()
         self._server.add_generic_rpc_handlers((self,))
-        await self._listen()
+        await _first_of(stopping.wait(), self._listen())
         await self._server.start()
         background = [
-            loop.create_task(self._tls.keep_fresh()),
+            *(loop.create_task(files.keep_fresh()) for files in self._operator_files),
             loop.create_task(self._control.follow(self._on_event, lambda: self._notifications.next_offset)),
             loop.create_task(self._control.report_reads(self._reader.connections_read, self._report_seconds())),
             loop.create_task(self._keep_health()),
@@ -179,7 +183,14 @@ class Gateway(grpc.GenericRpcHandler):
         await self._drain(background)
 
     async def _listen(self) -> None:
-        credentials = await self._tls.credentials()
+        settings = self.worker.spec.settings
+        credentials = None
+        if settings.tls_certificate:
+            credentials = await self._tls.credentials()
+            self._operator_files.append(self._tls.files)
+        if settings.tokens_file:
+            await self._guard.files.wait_there()
+            self._operator_files.append(self._guard.files)
         for address in self.worker.spec.public_addresses:
             if credentials is None:
                 self._server.add_insecure_port(address)

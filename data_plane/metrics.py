@@ -43,6 +43,7 @@ __all__ = [
     "Mirror",
     "ProducerCounters",
     "consumer_counters",
+    "denial_counters",
     "forwarder_counters",
     "gateway_counters",
     "latency",
@@ -158,6 +159,9 @@ LIMITS = ("OpenCallsMax", "OpenCallsPerPeer", "MessagesPerSecondPerPeer", "Bytes
 REFUSALS = ("invalid_argument", "resource_exhausted", "unavailable")
 """Why a request is refused, by status."""
 
+DENIALS = ("unauthenticated", "permission_denied")
+"""Why a call is not even looked at, by status."""
+
 GATEWAY = (
     _counter("trackside_gateway_messages_total", "Write requests accepted."),
     _counter("trackside_gateway_packets_total", "Packets accepted."),
@@ -169,6 +173,11 @@ GATEWAY = (
         "limit",
     ),
     _gauge("trackside_gateway_open_calls", "Calls that are open; look at OpenCallsMax."),
+    _counter(
+        "trackside_gateway_denied_total",
+        "Calls without a known token (unauthenticated), or without the right that they need (permission_denied).",
+        "reason",
+    ),
     _counter("trackside_gateway_refused_reads_total", "Reads refused when they were opened, by status.", "reason"),
     _counter(
         "trackside_gateway_not_logged_total",
@@ -449,6 +458,12 @@ def limit_counters(table: CounterTable) -> Mapping[str, Counter]:
     """What was refused, by limit."""
     metric = METRICS["trackside_gateway_limited_total"]
     return {limit: table.counter(metric, limit=limit) for limit in LIMITS}
+
+
+def denial_counters(table: CounterTable) -> Mapping[str, Counter]:
+    """Of calls of any kind, by status of the refusal."""
+    metric = METRICS["trackside_gateway_denied_total"]
+    return {reason: table.counter(metric, reason=reason) for reason in DENIALS}
 
 
 def latency(table: CounterTable, metric: Metric) -> Histogram:

@@ -15,6 +15,7 @@ from typing import Any
 
 import grpc
 
+from trackside.data_plane.access import Forbidden
 from trackside.data_plane.door import BadRequest, Door, Parcels
 from trackside.data_plane.limits import LimitReached, Rates, address_of
 from trackside.data_plane.link import Refused
@@ -152,8 +153,8 @@ class PacketWriter:
                 await self._peer.wait_committed(last, self.bound(context))
         except REFUSED as error:
             await context.abort(self._status(error), str(error), ((ACCEPTED_TRAILER, str(messages)),))
-        except asyncio.CancelledError:
-            # The client has gone, or this gateway drains: then it is told how far it got.
+        except (asyncio.CancelledError, Forbidden):
+            # Forbidden, or the client has gone, or this gateway drains: then it is told how far it got.
             context.set_trailing_metadata(((ACCEPTED_TRAILER, str(messages)),))
             raise
         return b""

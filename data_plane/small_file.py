@@ -20,7 +20,8 @@ class FileNotReadable(Exception):
 
 
 def read_small_file(path: str) -> bytes:
-    """All of a regular file of at most 1 MiB. Never waits for a pipe's writer. Raises FileNotReadable."""
+    """All of a regular file of at most 1 MiB that not everybody may change. Never waits for a pipe's writer. Raises
+    FileNotReadable."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError) as error:
@@ -28,6 +29,8 @@ def read_small_file(path: str) -> bytes:
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise FileNotReadable(f"{path}: is no file")
+        if os.fstat(descriptor).st_mode & stat.S_IWOTH:
+            raise FileNotReadable(f"{path}: everybody on this machine may change it; chmod o-w")
         with open(descriptor, "rb", closefd=False) as file:
             data = file.read(FILE_BYTES_MAX + 1)
     except OSError as error:

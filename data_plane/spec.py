@@ -82,6 +82,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     tls_certificate: str = ""  # empty: plain text
     tls_key: str = ""
     tls_client_authority: str = ""  # empty: clients need no certificate
+    tokens_file: str = ""  # empty: everybody may do everything
 
     # places
     run_dir: str = ""

@@ -126,10 +126,12 @@ class LookUpConnectionRequest(_message.Message):
     def __init__(self, id: _Optional[int] = ...) -> None: ...
 
 class LookUpConnectionResponse(_message.Message):
-    __slots__ = ("details",)
+    __slots__ = ("details", "owner")
     DETAILS_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
     details: _api_pb2.ConnectionDetails
-    def __init__(self, details: _Optional[_Union[_api_pb2.ConnectionDetails, _Mapping]] = ...) -> None: ...
+    owner: str
+    def __init__(self, details: _Optional[_Union[_api_pb2.ConnectionDetails, _Mapping]] = ..., owner: _Optional[str] = ...) -> None: ...
 
 class SendAgainRequest(_message.Message):
     __slots__ = ("packets",)
