@@ -42,7 +42,8 @@ _CLIENTS = [
     Fact("A5", SAME, "GetCurrentSessions lists sessions in the order in which they began, finished ones too."),
     Fact("A6", SAME, "Offset maps in replies have keys `{data source}.{stream}:0`, whatever topics are called; "
          "`streams`, `main_offset` and `essentials_offset` are filled."),
-    Fact("A7", SAME, "`streams` are those of the data source, without the main stream; a new one appears by itself."),
+    Fact("A7", SAME, "`streams` are those of the data source, without the main stream; a new one appears by itself.",
+         "A stream whose name has a dot is in no list, as with the reference; it is written and read by name."),
     Fact("A8", SAME, "GetConnection returns the details as given, and every read on a connection begins again at the "
          "connection's offsets, several at once too."),
     Fact("A9", SAME, "Offset 0 is the earliest, -1 the end, n exactly n; an offset that is missing is 0."),

@@ -317,6 +317,7 @@ def test_what_is_read_is_labelled_with_what_was_written(routing: Routing, data_s
         assert routing.label(*partition) == routing.label(*partition, data_source)
 
 
+@pytest.mark.fact("A7")
 @given(presets, names, names)
 def test_streams_without_dots_are_listed(routing: Routing, data_source: str, stream: str) -> None:
     partition = accepted(routing, data_source, stream)
