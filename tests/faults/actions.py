@@ -15,9 +15,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 
 from faults.checker import Checker
+from faults.lanes import LARGE_EVERY, sources
 from kafka_broker import KafkaBroker
 from server import Server, wait_until
 
+from trackside.data_plane.naming import naming_of
+from trackside.data_plane.spec import Settings
 from trackside.shm.counters import read_counters
 from trackside.shm.liveness import WorkerState
 
@@ -30,6 +33,9 @@ __all__ = [
     "hang",
     "is_alive",
     "kafka_away",
+    "kafka_blocks_topic",
+    "kafka_deletes_topic",
+    "kafka_refuses_large",
     "kafka_slow",
     "kill",
     "kill_control_plane_without_log",
@@ -118,14 +124,13 @@ def kill_starting(role: str) -> Action:
         server, name = scene.server, scene.victim(role)
         scene.allow_breaks([name])
         liveness = server.liveness(name)
-        for _ in range(2):
+        for again in (True, True, False):
             epoch = liveness.epoch
             server.send(name, signal.SIGKILL)
             scene.did[f"SIGKILL {role} starting"] += 1
-            wait_until(lambda epoch=epoch: liveness.epoch > epoch and _is_there(liveness.pid), f"{name} is started")
-            time.sleep(scene.rng.uniform(0.0, 0.5))
-        epoch = liveness.epoch
-        server.send(name, signal.SIGKILL)
+            if again:
+                wait_until(lambda epoch=epoch: liveness.epoch > epoch and _is_there(liveness.pid), f"{name} is started")
+                time.sleep(scene.rng.uniform(0.0, 0.5))
         wait_successor(server, name, epoch)
 
     return act
@@ -316,3 +321,46 @@ def kafka_slow(*, seconds: float, short_seconds: float) -> Action:
         scene.did["Kafka slow"] += 1
 
     return act
+
+
+def _topic(scene: Scene, stream: str) -> tuple[str, str]:
+    """A data source that chance chooses, and the topic of one of its streams."""
+    watch = scene.checker.watch
+    assert watch is not None
+    data_source = scene.rng.choice(sources(watch.prefix))
+    naming = naming_of(Settings(domain=watch.domain, naming="domain" if watch.domain else "legacy"))
+    return data_source, naming.stream_topic(data_source, stream)
+
+
+def kafka_blocks_topic(*, seconds: float, short_seconds: float) -> Action:
+    """One topic wants more replicas than there are: its packets wait, and nobody else's."""
+
+    def act(scene: Scene) -> None:
+        assert scene.broker is not None
+        _, topic = _topic(scene, "s")
+        scene.broker.configure_topic(topic, {"min.insync.replicas": "2"})
+        time.sleep(seconds if scene.long else short_seconds)
+        scene.broker.configure_topic(topic, {"min.insync.replicas": "1"})
+        scene.did["topic blocked"] += 1
+
+    return act
+
+
+def kafka_refuses_large(scene: Scene) -> None:
+    """One topic takes no large packets any more: those are dead letters, the ones around them keep their order."""
+    assert scene.broker is not None
+    _, topic = _topic(scene, "h")
+    scene.broker.configure_topic(topic, {"max.message.bytes": "3000"})
+    scene.checker.wait_more(LARGE_EVERY)
+    scene.broker.configure_topic(topic, {"max.message.bytes": "1000000"})
+    scene.did["topic takes no large packets"] += 1
+
+
+def kafka_deletes_topic(scene: Scene) -> None:
+    """A topic is deleted underneath; what was in it is gone, what follows is not."""
+    assert scene.broker is not None
+    data_source, topic = _topic(scene, "h")
+    scene.broker.delete_topic(topic)
+    scene.did["topic deleted"] += 1
+    scene.checker.wait_more(50)
+    scene.checker.forgive(data_source, "h")

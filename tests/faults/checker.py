@@ -13,6 +13,7 @@ import threading
 import time
 from array import array
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
 
@@ -57,6 +58,7 @@ class _Run:
         self._naming = naming_of(Settings(domain=watch.domain, naming="domain" if watch.domain else "legacy"))
         self._log = KafkaContents(watch.broker) if watch.broker else LocalContents(Path(watch.data_dir))
         self._began = time.monotonic()
+        self._forgiven: set[tuple[str, str]] = set()
         self._sources = sources(watch.prefix)
         self._questions = [Questions(watch.address, name) for name in self._sources]
         self._writers = [Writer(watch.address, lane) for lane in lanes(self._sources, watch.pace)]
@@ -75,6 +77,12 @@ class _Run:
             "open": sum(reader.opened.is_set() for reader in self._readers),
         }
 
+    def forgive(self, data_source: str, stream: str) -> None:
+        self._forgiven.add((data_source, stream))
+        for writer in self._writers:
+            if (writer.lane.data_source, writer.lane.stream) == (data_source, stream):
+                writer.forgive()
+
     def finish(self) -> Report:
         for client in (*self._writers, *self._questions):
             client.stop()
@@ -84,7 +92,8 @@ class _Run:
             if not writer.finish(deadline):
                 report.broken.append(f"lane {writer.lane.index}: no write is accepted after the last fault")
         columns = self._columns()
-        self._judge_log(report, columns)
+        buried = self._log.read([self._naming.dead_letter])[self._naming.dead_letter].entries
+        self._judge_log(report, columns, buried)
         self._judge_readers(report, columns, deadline)
         self._judge_questions(report)
         self._sum_up(report)
@@ -104,10 +113,11 @@ class _Run:
             return naming.essentials_topic(name)
         return naming.stream_topic(name, label) if label else naming.main_topic(name)
 
-    def _judge_log(self, report: Report, columns: dict[tuple[str, str | None], Column]) -> None:
+    def _judge_log(self, report: Report, columns: dict[tuple[str, str | None], Column], buried: Iterable[int]) -> None:
         for writer in self._writers:
             lane = writer.lane
-            tally = judge_lane(lane, writer.fate, columns[lane.data_source, lane.stream].entries)
+            tally = judge_lane(lane, writer.fate, columns[lane.data_source, lane.stream].entries, buried)
+            report.dead_letters += tally.dead_letters
             report.accepted += writer.fate.count
             report.lost += tally.lost
             report.lost_logged += tally.lost if lane.acknowledge == "log" else 0
@@ -121,11 +131,15 @@ class _Run:
             wanted = _wanted_by(reader.spec, columns)
             while not reader.has(wanted) and time.monotonic() < deadline:
                 time.sleep(0.02)
-            _compare(report, wanted, reader.got, f"open reader of {reader.spec}")
+            _compare(report, self._unforgiven(reader.spec, wanted), reader.got, f"open reader of {reader.spec}")
         for name in self._sources:
             wanted = _wanted_by(ReaderSpec(name), columns)
             got = read_whole(self._watch.address, name, wanted, self._watch.settle_seconds)
             _compare(report, wanted, got, f"read of {name} from its beginning")
+
+    def _unforgiven(self, spec: ReaderSpec, wanted: dict[str, array[int]]) -> dict[str, array[int]]:
+        """Without the streams whose past was deleted: an open read had it, the log has it no more."""
+        return {label: column for label, column in wanted.items() if (spec.data_source, label) not in self._forgiven}
 
     def _judge_questions(self, report: Report) -> None:
         for questions in self._questions:
@@ -164,7 +178,8 @@ def _wanted_by(spec: ReaderSpec, columns: dict[tuple[str, str | None], Column]) 
 
 
 def _compare(report: Report, wanted: dict[str, array[int]], got: dict[str, array[int]], who: str) -> None:
-    for label in wanted.keys() | got.keys():
+    """Labels that are not wanted are not looked at."""
+    for label in wanted:
         found = difference(wanted.get(label, entries()), got.get(label, entries()), f"{who}, stream {label!r}")
         if found:
             report.misread.append(found)
@@ -174,7 +189,7 @@ def _compare(report: Report, wanted: dict[str, array[int]], got: dict[str, array
 
 
 def main() -> int:
-    """Commands on stdin: {"begin": watch}, {"finish": true}; on stdout a status 20 times a second, and reports."""
+    """Commands on stdin: {"begin": watch}, {"forgive": [data source, stream]}, {"finish": true}; on stdout a status 20 times a second, and reports."""
     run: _Run | None = None
     lock = threading.Lock()
 
@@ -194,6 +209,8 @@ def main() -> int:
         if "begin" in command:
             run = _Run(msgspec.convert(command["begin"], Watch))
             say({"status": run.status(), "begun": True})
+        elif run is not None and "forgive" in command:
+            run.forgive(*command["forgive"])
         elif run is not None:
             ended, run = run, None
             say({"report": msgspec.to_builtins(ended.finish())})
@@ -207,6 +224,7 @@ class Checker:
         self._status: dict[str, Any] = {}
         self._report: Report | None = None
         self._begun = False
+        self.watch: Watch | None = None
         self._process = subprocess.Popen(
             [sys.executable, "-P", __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -227,6 +245,7 @@ class Checker:
     def begin(self, watch: Watch) -> None:
         """Returns when everybody is writing and reading."""
         self._begun, self._report = False, None
+        self.watch = watch
         self._say({"begin": msgspec.to_builtins(watch)})
         self._wait(lambda: self._begun, "the checker has begun", 60.0)
 
@@ -236,6 +255,10 @@ class Checker:
         self._wait(lambda: self._report is not None, "the checker's report", 10 * SETTLE_SECONDS)
         assert self._report is not None
         return self._report
+
+    def forgive(self, data_source: str, stream: str) -> None:
+        """The topic was deleted: what was accepted for it up to now need not be there."""
+        self._say({"forgive": [data_source, stream]})
 
     @property
     def status(self) -> dict[str, Any]:

@@ -93,7 +93,8 @@ class KafkaContents:
         columns = {topic: Column(entries(), [], 0) for topic in topics}
         try:
             left = {}
-            for topic in topics:
+            there = consumer.list_topics(timeout=READ_SECONDS).topics
+            for topic in columns.keys() & there.keys():
                 first, end = consumer.get_watermark_offsets(kafka.TopicPartition(topic, 0), timeout=READ_SECONDS)
                 if first < end:
                     left[topic] = first, end

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -36,7 +37,6 @@ class Report(msgspec.Struct, kw_only=True):
     corrupted: int = 0
     left_over: int = 0
     dead_letters: int = 0
-    unread: int = 0
     misread: list[str] = msgspec.field(default_factory=list)
     breaks: int = 0
     breaks_allowed: int = 0
@@ -59,10 +59,11 @@ class Tally(NamedTuple):
     repeated: int
     reordered: int
     left_over: int
+    dead_letters: int
 
 
-def judge_lane(lane: Lane, fate: Fate, column: Iterable[int]) -> Tally:
-    """Look for the lane's numbers in its partition.
+def judge_lane(lane: Lane, fate: Fate, column: Iterable[int], buried: Iterable[int] = ()) -> Tally:
+    """Look for the lane's numbers in its partition, and among the dead letters.
 
     The order is that of each accepted number's first place. What was not accepted has no place that it must stand in.
     """
@@ -82,8 +83,14 @@ def judge_lane(lane: Lane, fate: Fate, column: Iterable[int]) -> Tally:
             newest = max(newest, number)
         elif number in refused:
             left_over += 1
-    lost = sum(1 for first, end in fate.accepted for number in range(first, end) if number not in seen)
-    return Tally(lost, repeated, reordered, left_over)
+    dead = {number_of(entry) for entry in buried if lane_of(entry) == lane.index}
+    lost = sum(
+        1
+        for first, end in fate.accepted
+        for number in range(max(first, fate.forgiven_below), end)
+        if number not in seen and number not in dead
+    )
+    return Tally(lost, repeated, reordered, left_over, len(dead))
 
 
 class _Ranges:
@@ -94,8 +101,6 @@ class _Ranges:
         self._ends = array("Q", (end for _, end in ranges))
 
     def __contains__(self, number: int) -> bool:
-        from bisect import bisect_right
-
         place = bisect_right(self._firsts, number) - 1
         return place >= 0 and number < self._ends[place]
 

@@ -45,6 +45,8 @@ class Fate:
         self.accepted: list[tuple[int, int]] = []
         self.refused: list[tuple[int, int]] = []
         self.count = 0
+        self.forgiven_below = 0
+        """Numbers below need not be there any more: somebody has deleted their topic."""
 
     def accept(self, first: int, end: int) -> None:
         _extend(self.accepted, first, end)
@@ -86,6 +88,10 @@ class Writer:
     def stop(self) -> None:
         self._stopping.set()
         self._thread.join()
+
+    def forgive(self) -> None:
+        """What was written up to now need not be there; called by another thread."""
+        self.fate.forgiven_below = self._next
 
     def finish(self, deadline: float) -> bool:
         """The last packet, in the log when this returns True; False when that took longer than until ``deadline``."""
