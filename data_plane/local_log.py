@@ -20,6 +20,7 @@ from pathlib import Path
 
 from trackside.data_plane.batch_draft import Draft, Part, split_record
 from trackside.data_plane.data_dir import boot_id, claim_data_dir, partition_dir
+from trackside.data_plane.device_sync import DeviceSync
 from trackside.data_plane.ends_table import EndsWriter
 from trackside.data_plane.local_reader import LocalLogReader
 from trackside.data_plane.log import LogState, Partition, Refusal, Wake
@@ -62,8 +63,8 @@ class LocalLogWriter:
     ``table_path`` is this producer's table of published ends. ``live_rings``: prefixes of ring ids (instance GUIDs)
     from which records may still come; positions of other rings are forgotten when a partition begins a new segment.
     ``is_forwarded`` says whether Kafka has everything below an offset, too, where a forwarder copies this log there.
-    ``on_published`` is called after new ends are visible, to ring the doorbells of who reads. ``wake`` is for logs that
-    have a thread of their own; this one has none.
+    ``on_published`` is called after new ends are visible, to ring the doorbells of who reads. ``wake`` is called,
+    from a thread, when something was put on the device.
 
     Raises LogConfigurationError (DataDirTooNew, DataDirDamaged), OSError when the data directory cannot be used, and
     SegmentError when the table cannot be made. Afterwards a disk that fails or is full is a ``state`` and no
@@ -101,6 +102,7 @@ class LocalLogWriter:
         self._appended: dict[str, int] = {}
         self._logged: dict[str, int] = {}
         self._unsynced: dict[PartitionTail, None] = {}
+        self._device: DeviceSync[PartitionTail] = DeviceSync(wake)
         self._sync_at = monotonic() + settings.sync_interval_seconds
         self._sync_reason = ""
         self._counts = dict.fromkeys(_COUNTS, 0)
@@ -142,7 +144,7 @@ class LocalLogWriter:
         self._account()
         if entries:
             self._on_published()
-        if self._unsynced:
+        if self._unsynced or self._device.started:
             self._sync_when_due()
         return entries
 
@@ -220,22 +222,44 @@ class LocalLogWriter:
     # --- syncing
 
     def _sync_when_due(self) -> None:
+        """Never waits for the device, unless more is unsynced than a reboot may lose."""
+        if self._device.running:
+            if self._sync_at > 0.0:
+                return
+            self._device.wait()
+        if self._device.started:
+            self._after_round()
         now = self._monotonic()
-        if now >= self._sync_at:
-            self._sync_all()
+        if self._unsynced and now >= self._sync_at:
+            work = {tail: tail.take_unsynced() for tail in self._unsynced}
+            self._unsynced.clear()
             self._sync_at = now + self._settings.sync_interval_seconds
+            self._device.start(work)
+            if not self._device.running:
+                self._after_round()
+
+    def _after_round(self) -> None:
+        """A failure is a reason, and tried again."""
+        self._sync_reason = ""
+        for tail, (unsynced, error) in self._device.take_result().items():
+            tail.put_back(unsynced)
+            self._unsynced[tail] = None
+            self._counts["sync_failures"] += 1
+            self._sync_reason = f"the local log in {self._data_dir} cannot be put on its device: {error.strerror}"
+        self._counts["syncs"] += 1
 
     def _sync_all(self) -> None:
-        """Puts on the device what is not there yet; blocks on it. A failure is a reason, and tried again."""
-        self._sync_reason = ""
-        for tail in list(self._unsynced):
-            try:
-                tail.sync()
-                del self._unsynced[tail]
-            except OSError as error:
-                self._counts["sync_failures"] += 1
-                self._sync_reason = f"the local log in {self._data_dir} cannot be put on its device: {error.strerror}"
-        self._counts["syncs"] += 1
+        """Puts on the device what is not there yet; blocks on it."""
+        for _ in range(2):  # the round that is under way, and one with what came since
+            self._device.wait()
+            if self._device.started:
+                self._after_round()
+            if self._unsynced:
+                self._sync_at = 0.0
+                self._sync_when_due()
+        self._device.wait()
+        if self._device.started:
+            self._after_round()
 
     # --- what it says
 

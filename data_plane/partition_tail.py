@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from trackside.data_plane.batch_draft import Draft
 from trackside.data_plane.data_dir import segment_path, sync_directory
+from trackside.data_plane.device_sync import Unsynced
 from trackside.data_plane.ends_table import EndsSlot, EndsWriter
 from trackside.data_plane.log import Partition
 from trackside.data_plane.log_recovery import OFFSET_GAP, OnDisk, RecoveredPartition, recover
@@ -24,8 +25,9 @@ from trackside.data_plane.segments import (
 
 __all__ = ["UNSYNCED_ENTRIES_MAX", "PartitionTail", "TailPolicy"]
 
-UNSYNCED_ENTRIES_MAX = OFFSET_GAP // 2
-"""With more than this unsynced a partition is synced out of turn: a reboot must not lose more than the gap covers."""
+UNSYNCED_ENTRIES_MAX = OFFSET_GAP // 4
+"""With more than this unsynced a partition is synced out of turn: a reboot must not lose more than the gap covers. As many
+again may be in a round that is under way."""
 
 
 class TailPolicy(NamedTuple):
@@ -188,6 +190,19 @@ class PartitionTail:
             sync_directory(folder)
             del self._unsynced_folders[folder]
         self.unsynced_entries = 0
+
+    def take_unsynced(self) -> Unsynced:
+        """What is not on the device; counts as synced from now on, unless it is put back."""
+        taken = Unsynced(list(self._unsynced), list(self._unsynced_folders), self.unsynced_entries)
+        self._unsynced.clear()
+        self._unsynced_folders.clear()
+        self.unsynced_entries = 0
+        return taken
+
+    def put_back(self, failed: Unsynced) -> None:
+        self._unsynced.update(dict.fromkeys(failed.files))
+        self._unsynced_folders.update(dict.fromkeys(failed.folders))
+        self.unsynced_entries += failed.entries
 
     # --- retention
 

@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 from local_log_support import PARTITION, TOPIC, LocalLog, numbered_records, values_of
 from log_contract import OTHER_RING, RING, Feed, LogContract, collector, log_all, numbered, packet, record
 
-from trackside.data_plane import ends_table, local_log, run_fetch
+from trackside.data_plane import device_sync, ends_table, local_log, run_fetch
 from trackside.data_plane.data_dir import DATA_FORMAT, DataDirDamaged, DataDirTooNew, claim_data_dir
 from trackside.data_plane.ends_table import EndsReader, EndsWriter, create_ends_table
 from trackside.data_plane.local_log import LocalLogReader
@@ -462,6 +463,7 @@ class Device:
         self.synced: list[str] = []
         self.error: OSError | None = None
         monkeypatch.setattr(os, "fdatasync", self.fdatasync)
+        monkeypatch.setattr(device_sync, "run_in_thread", lambda round_: round_())
 
     def fdatasync(self, fd: int) -> None:
         if self.error is not None:
@@ -520,6 +522,35 @@ def test_interval_syncs_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyP
     clock.now += 50
     feed.writer.do_work()
     assert len(device.synced) == count, "nothing new, nothing to sync"
+    log.close()
+
+
+def test_a_slow_device_holds_up_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a round is under way packets are written and seen; the next round has them. Only too much waits."""
+    let_go, woken, rounds = threading.Event(), threading.Event(), []
+
+    def slow(fd: int) -> None:
+        rounds.append(os.readlink(f"/proc/self/fd/{fd}"))
+        assert let_go.wait(60)
+
+    monkeypatch.setattr(os, "fdatasync", slow)
+    clock = Clock()
+    log = LocalLog(tmp_path, sync_interval_seconds=1.0)
+    feed = Feed(log.writer(monotonic=clock.monotonic, wake=woken.set))
+    for number in range(10):
+        clock.now += 2
+        feed.append(record(numbered(3 * number, 3), ROUTE))
+        feed.writer.do_work()
+        assert feed.writer.logged(RING) == feed.position
+    assert log.read_all().values == numbered(0, 30)
+    assert feed.writer.statistics()["syncs"] == 0
+    let_go.set()
+    assert woken.wait(60)
+    feed.writer._device.wait()
+    feed.writer.do_work()
+    assert feed.writer.statistics()["syncs"] >= 1
+    assert feed.writer.close(0)
+    assert len(rounds) == 2
     log.close()
 
 
