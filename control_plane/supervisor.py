@@ -31,7 +31,7 @@ from trackside.control_plane.run_directory import LOCK_WAIT_SECONDS, RunDirector
 from trackside.control_plane.take_over import Predecessor, find_predecessor, log_name
 from trackside.control_plane.topology import RECOVERY
 from trackside.control_plane.worker_handle import WorkerHandle
-from trackside.data_plane.data_dir import read_identity
+from trackside.data_plane.data_dir import claim_data_dir
 from trackside.data_plane.log import LogConfigurationError
 from trackside.data_plane.poison import trial_of
 from trackside.data_plane.recovery import write_rings_of
@@ -456,9 +456,11 @@ def _wanted_ports(settings: Settings, predecessor: Predecessor | None) -> tuple[
 
 
 def _check_data_directory(path: Path) -> None:
-    """Raises CommandFailed when a newer version wrote it, or when it cannot be understood."""
+    """Writes into it which format it has, whatever log the server has: dead letters, checkpoints and keys lie there, too.
+
+    Raises CommandFailed when a newer version wrote it, or when it cannot be understood."""
     try:
-        read_identity(path)
+        claim_data_dir(path)
     except LogConfigurationError as error:
         raise CommandFailed(ExitCode.CONFIGURATION, str(error)) from None
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What lies where in the data directory of the local log, and the number that says who may touch it.
+"""What lies where in the data directory, and the number that says who may touch it.
 
 ::
 
@@ -7,6 +7,7 @@
                                        <...>.segment.damaged-<offset>    bytes that recovery could not read, kept
     <data_dir>/groups/                                          how far consumer groups are (``progress_journal.py``)
     <data_dir>/dead-letters/                                    packets that the log refused (``dead_letters.py``)
+    <data_dir>/checkpoints/                                     what folds have taken (``control_plane/checkpoint.py``)
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ __all__ = [
 ]
 
 DATA_FORMAT = 1
-"""Goes up when a version of Trackside writes what the one before it cannot read."""
+"""Goes up when a version of Trackside writes what the one before it cannot read, whatever part of it that is. A directory
+without ``format.json`` is older than the number, and is opened. Segments and checkpoints have versions of their own."""
 
 SEGMENT_SUFFIX = ".segment"
 FORMAT_FILE = "format.json"
@@ -54,8 +56,8 @@ class DataDirDamaged(LogConfigurationError):
 def claim_data_dir(data_dir: Path) -> bytes:
     """Identity (16 bytes) of the log in ``data_dir``; makes a new log where there is none.
 
-    Several processes may call it at once: one of them makes the file, whole or not at all. Raises DataDirTooNew,
-    DataDirDamaged, OSError.
+    Also where the log is Kafka: the number holds for all that is in the directory. Several processes may call it at
+    once: one of them makes the file, whole or not at all. Raises DataDirTooNew, DataDirDamaged, OSError.
     """
     identity = read_identity(data_dir)
     if identity is not None:

@@ -22,6 +22,7 @@ from server import Server, wait_until
 
 from ma.streaming.open_data.v1.open_data_pb2 import Packet
 from trackside.control_plane.exit_codes import ExitCode
+from trackside.data_plane.data_dir import DATA_FORMAT
 
 SERVE = [sys.executable, "-P", "-m", "trackside.control_plane", "serve"]
 BOUND_SECONDS = 60.0
@@ -207,11 +208,13 @@ def test_folders_in_use(place: Place, make_server: Callable[..., Server]) -> Non
     assert server.described()["state"] == "SERVING"
 
 
-def test_data_of_a_newer_version(place: Place) -> None:
+@pytest.mark.parametrize("log", [(), ("--broker", "127.0.0.1:1")], ids=["local", "kafka"])
+def test_data_of_a_newer_version(place: Place, log: tuple[str, ...]) -> None:
+    """Whatever the log is: dead letters, checkpoints and keys lie there in any case."""
     place.data_dir.mkdir()
     identity = "7b9c3f0e-3d0c-4a57-9c0a-0d6c5ab9a1f1"
     (place.data_dir / "format.json").write_text(json.dumps({"format": 99, "identity": identity}))
-    code, line = place.refusal()
+    code, line = place.refusal(*log)
     assert code == ExitCode.CONFIGURATION
     assert line.startswith(f"trackside: {place.data_dir} has data format 99, written by a newer version of Trackside")
 
@@ -284,6 +287,7 @@ def test_a_broker_that_does_not_answer(make_server: Callable[..., Server]) -> No
         server.start(wait=False)
         reason = wait_until(lambda: server.wait_state("NOT_SERVING")["reason"], "a reason")
         assert address in reason
+        assert json.loads((server.data_dir / "format.json").read_text())["format"] == DATA_FORMAT
         told = [line for line in server.log_text().splitlines() if 'supervisor state state="NOT_SERVING"' in line]
         assert told and address in told[0]
         server.port = server.described()["port"]
