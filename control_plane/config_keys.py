@@ -367,6 +367,18 @@ NOT_APPLICABLE = (
 
 LIMITS = (
     Key(
+        "KeepaliveSeconds", Number(1, 86_400), 60.0, "A TCP connection that has been silent for so long is asked whether "
+        "anybody is there.", setting="keepalive_seconds",
+    ),
+    Key(
+        "KeepaliveTimeoutSeconds", Number(1, 3600), 20.0, "Without an answer for so long it is closed, and its calls end; "
+        "so is one whose other end does not take what was sent.", setting="keepalive_timeout_seconds",
+    ),
+    Key(
+        "PacketsPerMessage", Whole(10_000, 1_000_000), 65_536, "Packets in one request message, which may have 6 MiB.",
+        setting="packets_per_message",
+    ),
+    Key(
         "ConnectionsMax", Whole(1, 1_000_000), 50_000, "Connections that NewConnection makes and nobody has closed.",
         setting="connections_max",
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -29,12 +30,17 @@ EXEC_AGAIN_SECONDS = 1.0
 GIVE_UP_DEATHS, GIVE_UP_SECONDS = 5, 60.0
 """Deaths without ever having been ready, within this time, after which a slot is given up."""
 
+GIVEN_UP_SECONDS, GIVEN_UP_SECONDS_MAX = 60.0, 600.0
+"""How long a slot stays given up: what it died of may have gone meanwhile, such as a full disk. Twice as long each time
+that it was in vain, up to the second. What says that it can never boot stays given up."""
+
 AFTER_DEATH = {"waiting": "died and is being started again", "given_up": "died and was given up", "done": "died"}
 """What a reason says of a dead process, by the state of its slot."""
 
 
 class WorkerHandle:
-    """States by name: ``idle`` (not wanted), ``running``, ``waiting`` (dead, back-off), ``given_up``, ``done``."""
+    """States by name: ``idle`` (not wanted), ``running``, ``waiting`` (dead, back-off), ``given_up`` (dead, for
+    long or for ever), ``done``."""
 
     def __init__(
         self, slot: SlotSpec, pass_fds: tuple[int, ...], stall_seconds: float, poison: PoisonWatch | None = None
@@ -53,6 +59,7 @@ class WorkerHandle:
         self._start_at = 0.0
         self._killed = False
         self._fruitless: list[float] = []
+        self._given_up_seconds = GIVEN_UP_SECONDS  # the next time
 
     @property
     def pid(self) -> int | None:
@@ -117,7 +124,7 @@ class WorkerHandle:
         ``awake_since`` (CLOCK_MONOTONIC, seconds) is when this process itself began to look without a gap: nobody is
         blamed for silence before, since what stopped the supervisor has probably stopped them, too.
         """
-        if self.state == "waiting" and restart and time.monotonic() >= self._start_at:
+        if self.state in ("waiting", "given_up") and restart and time.monotonic() >= self._start_at:
             assert self._spec is not None
             self.liveness.restarts += 1
             self.start(self._spec)
@@ -167,15 +174,24 @@ class WorkerHandle:
         now = time.monotonic()
         if booted and now - self._started_at > 1.0:
             self._fruitless.clear()  # it worked: this death is not one of a series
+            self._given_up_seconds = GIVEN_UP_SECONDS
         self._fruitless = [at for at in self._fruitless if now - at < GIVE_UP_SECONDS]
         hopeless = len(self._fruitless) >= GIVE_UP_DEATHS and not (self._poison is not None and self._poison.moved)
         if code == EXIT_CANNOT_BOOT or hopeless:
-            self.state = "given_up"
-            log_line("error", "supervisor", "worker given up", worker=self.name, deaths=len(self._fruitless))
+            self._give_up(math.inf if code == EXIT_CANNOT_BOOT else now + self._given_up_seconds)
             return
         self._start_at = now + BACK_OFF_SECONDS[min(len(self._fruitless), len(BACK_OFF_SECONDS) - 1)]
         self._fruitless.append(now)
         self.state = "waiting"
+
+    def _give_up(self, until: float) -> None:
+        again = "never" if until == math.inf else f"in {self._given_up_seconds:g} s"
+        log_line(
+            "error", "supervisor", "worker given up", worker=self.name, deaths=len(self._fruitless), started_again=again
+        )
+        self.state = "given_up"
+        self._start_at = until
+        self._given_up_seconds = min(2 * self._given_up_seconds, GIVEN_UP_SECONDS_MAX)
 
     def terminate(self) -> None:
         if self._process is not None:

@@ -7,7 +7,8 @@ published, so a refused one leaves nothing behind.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TypeVar
@@ -43,6 +44,9 @@ REQUEST_SHARE = 2
 
 HEADERS_BYTES = 16 << 10
 """For headers and alignment of a request's records in the ring."""
+
+TURN_PACKETS = 2048
+"""Packets of a large request that are looked at in one go; in between, others have their turn. Some 5 ms."""
 
 WAYS_MAX = 1 << 14
 """Streams whose way is remembered; when there are more all are found again, so that invented names cost no memory."""
@@ -144,6 +148,37 @@ class Door:
         """The parcels of one WriteDataPacketsRequest; an empty one makes none. Raises BadRequest."""
         return self._parcels(_parse(WriteDataPacketsRequestView, request).details, "details")
 
+    def details_of(self, request: bytes) -> Sequence[DataPacketDetailsView]:
+        """What a WriteDataPacketsRequest holds, for :meth:`data_packets_in_turns`. Raises BadRequest."""
+        return _parse(WriteDataPacketsRequestView, request).details
+
+    async def data_packets_in_turns(self, details: Sequence[DataPacketDetailsView]) -> Parcels:
+        """As :meth:`data_packets`, for requests of so many packets that others would wait for them. Raises BadRequest."""
+        sheaves: dict[ProducerProxy, _Sheaf] = {}
+        ways = self._ways.setdefault(CALLER.get(), {})
+        new: Ways = {}  # of this request; the request at hand is another one while this one waits for its turn
+        for first in range(0, len(details), TURN_PACKETS):
+            if first:
+                await asyncio.sleep(0)
+            self._new = new
+            try:
+                self._add_all(sheaves, ways, details[first : first + TURN_PACKETS], "details", first)
+            finally:
+                self._new = {}
+        if new:
+            self._check_again(new)
+            self._new = new
+            self._keep_new(ways)
+        return {producer: sheaf.parcel() for producer, sheaf in sheaves.items()}
+
+    def _check_again(self, new: Ways) -> None:
+        """Requests that were taken meanwhile may have made topics beside which these cannot be. Raises BadRequest."""
+        for data_source, stream in new:
+            try:
+                self._routing.check_writable(data_source, stream)
+            except BadName as error:
+                raise BadRequest(f"details: {error}") from None
+
     def info_packet(self, request: bytes) -> Parcels:
         """The parcel of one WriteInfoPacketRequest (the streamed message has the same fields). Raises BadRequest."""
         view = _parse(WriteInfoPacketRequestView, request)
@@ -164,9 +199,23 @@ class Door:
     def _parcels(self, details: Iterable[DataPacketDetailsView], field: str) -> Parcels:
         sheaves: dict[ProducerProxy, _Sheaf] = {}
         ways = self._ways.setdefault(CALLER.get(), {})
-        index = 0
+        self._add_all(sheaves, ways, details, field)
+        if self._new:
+            self._keep_new(ways)
+        return {producer: sheaf.parcel() for producer, sheaf in sheaves.items()}
+
+    def _add_all(
+        self,
+        sheaves: dict[ProducerProxy, _Sheaf],
+        ways: Ways,
+        details: Iterable[DataPacketDetailsView],
+        field: str,
+        first: int = 0,
+    ) -> None:
+        """``first`` is the index of the first of these in the request. Raises BadRequest, Forbidden."""
+        index = first
         try:
-            for index, detail in enumerate(details):  # noqa: B007 - the place of the error, if there is one
+            for index, detail in enumerate(details, first):  # noqa: B007 - the place of the error, if there is one
                 self._add(sheaves, ways, detail)
         except (BadRequest, BadName) as error:
             place = f"{field}[{index}]" if field == "details" else field
@@ -175,9 +224,6 @@ class Door:
         except Forbidden:
             self._new.clear()
             raise
-        if self._new:
-            self._keep_new(ways)
-        return {producer: sheaf.parcel() for producer, sheaf in sheaves.items()}
 
     def _add(self, sheaves: dict[ProducerProxy, _Sheaf], ways: Ways, detail: DataPacketDetailsView) -> None:
         data_source, stream, message = detail.data_source, detail.stream, detail.message

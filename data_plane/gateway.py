@@ -22,7 +22,7 @@ from trackside.data_plane.control_calls import PASSED_METHODS, ControlCalls, Not
 from trackside.data_plane.door import Door
 from trackside.data_plane.grpc_options import PENDING_OPTIONS, connections_max
 from trackside.data_plane.guard import Guard
-from trackside.data_plane.limits import LimitReached, OpenCalls, Rates, Refusals, address_of
+from trackside.data_plane.limits import LimitReached, OpenCalls, Refusals, address_of
 from trackside.data_plane.packet_reader import PacketReader
 from trackside.data_plane.packet_writer import PacketWriter
 from trackside.data_plane.peer import Peer
@@ -70,9 +70,8 @@ class Gateway(grpc.GenericRpcHandler):
         limits = Refusals(worker)
         self._calls = OpenCalls(settings, limits)
         self._open_calls = counters.open_calls
-        self._rates = Rates(settings, limits)
         door = Door(routing, self.peer, settings)
-        self._writer = PacketWriter(self.peer, door, settings, counters, refusals, self._rates)
+        self._writer = PacketWriter(self.peer, door, settings, counters, refusals, limits)
         self._reader = PacketReader(self.peer, routing, settings, self._control.look_up, counters)
         self._mirror = metrics.Mirror(worker.counters, metrics.READERS_STATISTICS)
         self._health = health.aio.HealthServicer()
@@ -87,8 +86,8 @@ class Gateway(grpc.GenericRpcHandler):
                 ("grpc.so_reuseport", 1),
                 ("grpc.max_receive_message_length", REQUEST_BYTES_MAX),
                 ("grpc.max_send_message_length", -1),
-                ("grpc.keepalive_time_ms", 60_000),
-                ("grpc.keepalive_timeout_ms", 20_000),
+                ("grpc.keepalive_time_ms", int(settings.keepalive_seconds * 1000)),
+                ("grpc.keepalive_timeout_ms", int(settings.keepalive_timeout_seconds * 1000)),
                 ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
                 ("grpc.keepalive_permit_without_calls", 1),
                 ("grpc.max_allowed_incoming_connections", connections_max(worker)),
@@ -125,8 +124,7 @@ class Gateway(grpc.GenericRpcHandler):
 
     def _passed(self, method: str) -> Handler:
         async def call(request: bytes, context: Context) -> bytes:
-            if self._rates.is_on:
-                await self._rates.wait_turn(address_of(context), len(request), self._writer.bound(context))
+            await self._writer.wait_turn(request, context)
             return await self._control.pass_through(method, request, context)
 
         return call

@@ -153,7 +153,13 @@ LOGGED_TO_SENT = Metric(
     "From the log's time of the oldest packet in a response of the live feed to when the transport had taken it; one "
     "sample a response. With several servers their clocks must agree.",
 )
-LIMITS = ("OpenCallsMax", "OpenCallsPerPeer", "MessagesPerSecondPerPeer", "BytesPerSecondPerPeer")
+LIMITS = (
+    "OpenCallsMax",
+    "OpenCallsPerPeer",
+    "MessagesPerSecondPerPeer",
+    "BytesPerSecondPerPeer",
+    "PacketsPerMessage",
+)
 """Limits of a gateway whose refusals are counted, by their keys in the configuration."""
 
 REFUSALS = ("invalid_argument", "resource_exhausted", "unavailable")
@@ -186,6 +192,10 @@ GATEWAY = (
     _counter("trackside_gateway_held_back_total", "Write requests that had to wait for room in a ring."),
     _counter("trackside_gateway_held_back_seconds_total", "How long those requests waited, all together."),
     _gauge("trackside_gateway_readers", "Open read streams."),
+    _counter(
+        "trackside_gateway_reads_left_total",
+        "Reads that ended because their client cancelled them, or because its connection was lost or did not answer.",
+    ),
     _counter("trackside_gateway_responses_total", "Read responses sent."),
     _counter("trackside_gateway_response_bytes_total", "Bytes of read responses sent."),
     _counter("trackside_gateway_delivered_total", "Packets in those responses, of open and closed connections."),
@@ -413,6 +423,7 @@ class GatewayCounters(NamedTuple):
     held_back_seconds: Counter  # nanoseconds
     open_calls: Counter
     readers: Counter
+    reads_left: Counter
     responses: Counter
     response_bytes: Counter
     delivered: Counter

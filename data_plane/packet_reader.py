@@ -145,6 +145,7 @@ class PacketReader:
                 await self._send(read, context)
         except asyncio.CancelledError:
             if read.reader is None or not read.reader.is_overrun:
+                self._count.reads_left.add(1)
                 raise
             await end_slow(read.reader, self._worker, read.connection, context)
         except (_BadRead, BadChoice, BadName, NothingToRead) as error:

@@ -10,14 +10,14 @@ from __future__ import annotations
 import asyncio
 import time
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import grpc
 
 from trackside.data_plane.access import Forbidden
 from trackside.data_plane.door import BadRequest, Door, Parcels
-from trackside.data_plane.limits import LimitReached, Rates, address_of
+from trackside.data_plane.limits import LimitReached, Rates, Refusals, address_of
 from trackside.data_plane.link import Refused
 from trackside.data_plane.metrics import GatewayCounters
 from trackside.data_plane.peer import Accepted, LogUnavailable, Peer, ProducerProxy, RingFull, Stretch
@@ -34,6 +34,10 @@ DEADLINE_RESERVE_SECONDS = 0.05
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
 Parse = Callable[[bytes], Parcels]
+ParseMessage = Callable[[bytes, Context], Awaitable[Parcels]]
+
+ONE_GO_BYTES = 64 << 10
+"""A message of this size has at most some thousands of packets, however small they are."""
 
 
 class _NotLogged(Exception):
@@ -97,7 +101,7 @@ class PacketWriter:
         settings: Settings,
         counters: GatewayCounters,
         refusals: Mapping[str, Counter],
-        rates: Rates,
+        limits: Refusals,
     ) -> None:
         """``refusals`` has a counter for each of ``metrics.REFUSALS``."""
         self._peer = peer
@@ -105,7 +109,8 @@ class PacketWriter:
         self._settings = settings
         self._count = counters
         self._refusals = refusals
-        self._rates = rates
+        self._limits = limits
+        self._rates = Rates(settings, limits)
 
     async def write_data_packet(self, request: bytes, context: Context) -> bytes:
         return await self._unary(self._door.data_packet, request, context)
@@ -114,15 +119,27 @@ class PacketWriter:
         return await self._unary(self._door.info_packet, request, context)
 
     async def write_data_packets(self, _: object, context: Context) -> bytes:
-        return await self._stream(self._door.data_packets, context)
+        return await self._stream(self._data_packets, context)
 
     async def write_info_packets(self, _: object, context: Context) -> bytes:
-        return await self._stream(self._door.info_packet, context)
+        return await self._stream(self._info_packet, context)
+
+    async def _data_packets(self, request: bytes, context: Context) -> Parcels:
+        """A message of very many packets is looked at in turns with others' requests. Raises BadRequest, LimitReached."""
+        if len(request) <= ONE_GO_BYTES:
+            return self._door.data_packets(request)
+        details, limit = self._door.details_of(request), self._settings.packets_per_message
+        if len(details) > limit:
+            asked = f"the message has {len(details)} packets; send it in parts"
+            raise self._limits.refuse("PacketsPerMessage", limit, address_of(context), asked)
+        return await self._door.data_packets_in_turns(details)
+
+    async def _info_packet(self, request: bytes, _: Context) -> Parcels:
+        return self._door.info_packet(request)
 
     async def _unary(self, parse: Parse, request: bytes, context: Context) -> bytes:
         try:
-            if self._rates.is_on:
-                await self._rates.wait_turn(address_of(context), len(request), self.bound(context))
+            await self.wait_turn(request, context)
             accepted = await self._accept(parse(request), context)
             if self._wants_log(context):
                 unlogged = _Unlogged(self._peer)
@@ -132,7 +149,7 @@ class PacketWriter:
             await context.abort(self._status(error), str(error))
         return b""
 
-    async def _stream(self, parse: Parse, context: Context) -> bytes:
+    async def _stream(self, parse: ParseMessage, context: Context) -> bytes:
         messages = 0
         last: dict[ProducerProxy, int] = {}
         unlogged = _Unlogged(self._peer)
@@ -140,9 +157,9 @@ class PacketWriter:
         peer = address_of(context) if self._rates.is_on else ""
         try:
             while isinstance(request := await context.read(), bytes):  # else grpc.aio.EOF
-                if peer:
-                    await self._rates.wait_turn(peer, len(request), self.bound(context))
-                accepted = await self._accept(parse(request), context)
+                if self._rates.is_on:
+                    await self._rates.wait_turn(peer, len(request), self._bound(context))
+                accepted = await self._accept(await parse(request, context), context)
                 messages += 1
                 last.update(_ends(accepted))
                 if wants_log:
@@ -150,7 +167,7 @@ class PacketWriter:
             if wants_log:
                 await self._logged(last, context, unlogged)
             else:
-                await self._peer.wait_committed(last, self.bound(context))
+                await self._peer.wait_committed(last, self._bound(context))
         except REFUSED as error:
             await context.abort(self._status(error), str(error), ((ACCEPTED_TRAILER, str(messages)),))
         except (asyncio.CancelledError, Forbidden):
@@ -174,14 +191,14 @@ class PacketWriter:
     async def _wait_for_room(self, parcels: Parcels, context: Context) -> Accepted:
         begun = time.monotonic_ns()
         try:
-            return await self._peer.append(parcels, self.bound(context))
+            return await self._peer.append(parcels, self._bound(context))
         finally:
             self._count.held_back.add(1)
             self._count.held_back_seconds.add(time.monotonic_ns() - begun)
 
     async def _logged(self, last: Mapping[ProducerProxy, int], context: Context, unlogged: _Unlogged) -> None:
         """Until the log has everything up to ``last``. Raises _NotLogged."""
-        bound = self.bound(context)
+        bound = self._bound(context)
         if not await self._peer.wait_committed(last, bound):
             reasons = [producer.log_state().reason for producer in last]
             why = next(filter(None, reasons), "the log is slow")
@@ -194,7 +211,12 @@ class PacketWriter:
         asked = next((value for key, value in context.invocation_metadata() or () if key == ACK_METADATA), "")
         return str(asked or self._settings.acknowledge).lower() == "log"
 
-    def bound(self, context: Context) -> float:
+    async def wait_turn(self, request: bytes, context: Context) -> None:
+        """What the rates of the caller's address allow: also control calls are counted. Raises LimitReached."""
+        if self._rates.is_on:
+            await self._rates.wait_turn(address_of(context), len(request), self._bound(context))
+
+    def _bound(self, context: Context) -> float:
         """How long a write may wait: ``WriteWaitSeconds``, or less when the client's deadline is nearer."""
         remaining: Any = context.time_remaining()
         bound = self._settings.write_wait_seconds

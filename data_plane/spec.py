@@ -50,6 +50,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     reader_buffer_bytes: int = 4 * MIB
     all_readers_buffer_bytes: int = 256 * MIB
     when_slow: Literal["CatchUp", "Skip", "End"] = "CatchUp"
+    keepalive_seconds: float = 60.0
+    keepalive_timeout_seconds: float = 20.0
+    packets_per_message: int = 65_536
     connections_max: int = 50_000
     connection_idle_seconds: float = 86_400.0  # 0: for ever
     tcp_connections_max: int = 10_000  # of each public port, a gateway

@@ -144,6 +144,24 @@ def test_deaths_without_having_served_are_answered_more_and_more_slowly(slot: Sl
     assert "died and was given up" in slot.handle.liveness.read_reason()
 
 
+def give_up(slot: Slot) -> float:
+    """Let it die until it is given up, and say how long it stays so."""
+    while True:
+        slot.die(70)
+        if slot.handle.state == "given_up":
+            return slot.seconds_to_the_next_start()
+        slot.seconds_to_the_next_start()
+
+
+def test_what_was_given_up_is_tried_again_later_and_later(slot: Slot) -> None:
+    """What it died of may have gone. It needs nobody to restart the server, and cannot keep the machine busy."""
+    assert [give_up(slot) for _ in range(6)] == pytest.approx([60, 120, 240, 480, 600, 600], abs=0.11)
+    slot.handle.liveness.state = WorkerState.READY
+    slot.now += 2.0
+    slot.beat()
+    assert give_up(slot) == pytest.approx(60, abs=0.11), "it has served since"
+
+
 def test_a_process_that_has_served_is_started_again_at_once_however_often(slot: Slot) -> None:
     for _ in range(3 * worker_handle.GIVE_UP_DEATHS):
         slot.handle.liveness.state = WorkerState.READY
@@ -155,6 +173,8 @@ def test_a_process_that_has_served_is_started_again_at_once_however_often(slot: 
 
 def test_what_cannot_boot_is_not_tried_again(slot: Slot) -> None:
     slot.die(78)
+    slot.now += 1e6
+    slot.watch()
     assert slot.handle.state == "given_up" and len(slot.processes) == 1
 
 

@@ -21,12 +21,14 @@ from trackside.shm.counters import read_counters
 KIB, MIB = 1 << 10, 1 << 20
 CALLS, CALLS_PER_PEER, TCP_CONNECTIONS = 9, 5, 40
 BYTES_PER_SECOND = 256 * KIB
+PACKETS_PER_MESSAGE = 10_000
 
 SERVER_ENVIRONMENT = {
     "TRACKSIDE_OPEN_CALLS_MAX": str(CALLS),
     "TRACKSIDE_OPEN_CALLS_PER_PEER": str(CALLS_PER_PEER),
     "TRACKSIDE_TCP_CONNECTIONS_MAX": str(TCP_CONNECTIONS),
     "TRACKSIDE_BYTES_PER_SECOND_PER_PEER": str(BYTES_PER_SECOND),
+    "TRACKSIDE_PACKETS_PER_MESSAGE": str(PACKETS_PER_MESSAGE),
     "TRACKSIDE_WRITE_WAIT_SECONDS": "1",
 }
 
@@ -150,6 +152,28 @@ def test_a_peer_that_sends_too_fast_is_held_back_and_then_refused(shared_server:
         assert "BytesPerSecondPerPeer" in caught.value.details()
         calm.write(source, Packet(id=9))
         assert [one.packet.id for one in calm.read(calm.connect(source), 2)] == [0, 9]
+
+
+def test_a_message_of_very_many_packets_is_taken_whole_and_one_of_too_many_is_refused(
+    shared_server: Server, source: str
+) -> None:
+    detail = api_pb2.DataPacketDetails(message=Packet(id=1), data_source=source)
+    full = api_pb2.WriteDataPacketsRequest(details=[detail]).SerializeToString() * PACKETS_PER_MESSAGE
+    with client_from(shared_server, "127.0.0.8") as client:
+        write = client.channel.stream_unary(f"/{api_pb2.DESCRIPTOR.package}.PacketWriterService/WriteDataPackets")
+        write(iter([full]), timeout=60)
+        assert len(client.read(client.connect(source), PACKETS_PER_MESSAGE)) == PACKETS_PER_MESSAGE
+        with pytest.raises(grpc.RpcError) as caught:
+            write(iter([full + full[: len(full) // PACKETS_PER_MESSAGE]]), timeout=60)
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert caught.value.details() == (
+            f"PacketsPerMessage = {PACKETS_PER_MESSAGE}: the message has {PACKETS_PER_MESSAGE + 1} packets; send it in "
+            "parts"
+        )
+        bad = api_pb2.WriteDataPacketsRequest(details=[api_pb2.DataPacketDetails(data_source=source)])
+        with pytest.raises(grpc.RpcError) as caught:
+            write(iter([full[: len(full) // 2] + bad.SerializeToString()]), timeout=60)
+        assert caught.value.details() == f"details[{PACKETS_PER_MESSAGE // 2}].message: missing"
 
 
 def test_one_connection_too_many_is_closed_at_once(shared_server: Server, source: str) -> None:
