@@ -88,6 +88,8 @@ class Gateway(grpc.GenericRpcHandler):
                 ("grpc.max_send_message_length", -1),
                 ("grpc.keepalive_time_ms", int(settings.keepalive_seconds * 1000)),
                 ("grpc.keepalive_timeout_ms", int(settings.keepalive_timeout_seconds * 1000)),
+                # Without this grpc waits a minute for the answer, whatever the time-out of keepalive is.
+                ("grpc.http2.ping_timeout_ms", int(settings.keepalive_timeout_seconds * 1000)),
                 ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
                 ("grpc.keepalive_permit_without_calls", 1),
                 ("grpc.max_allowed_incoming_connections", connections_max(worker)),
