@@ -148,6 +148,9 @@ class PacketReader:
                 self._count.reads_left.add(1)
                 raise
             await end_slow(read.reader, self._worker, read.connection, context)
+        except grpc.aio.InternalError:  # the connection broke while a response was on its way
+            self._count.reads_left.add(1)
+            raise asyncio.CancelledError from None
         except (_BadRead, BadChoice, BadName, NothingToRead) as error:
             await self._refuse(grpc.StatusCode.INVALID_ARGUMENT, error, context)
         except _TooMuch as error:

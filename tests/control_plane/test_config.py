@@ -166,6 +166,8 @@ def in_json(key: Key) -> tuple[str, object]:
         return other, other
     if key.name in ("SegmentBytes", "RetentionBytes"):
         return "16 MiB", 16 << 20
+    if key.name == "PacketsPerMessage":
+        return "20000", 20_000
     return samples[type(key.kind).__name__]
 
 
