@@ -30,7 +30,7 @@ __all__ = ["Certificates", "KafkaBroker", "KafkaUnavailable", "ensure_libs", "ka
 
 _POM = Path(__file__).with_name("kafka") / "pom.xml"
 _JAVA_MIN = 17
-_START_SECONDS = 60.0
+_START_SECONDS = 180.0
 _STOP_SECONDS = 20.0
 _DOWNLOAD_SECONDS = 600.0
 AUTO_CREATED_PARTITIONS = 3

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from kafka_broker import KafkaBroker
+from scrape import Scrape
 from server import Client, Server, wait_until
 from service_calls import (
     CALL,
@@ -38,7 +39,7 @@ from ma.streaming.open_data.v1 import open_data_pb2 as data
 
 pytestmark = pytest.mark.kafka
 
-OTHER_SECONDS = 20.0
+OTHER_SECONDS = 60.0
 """Bound for what one server did to be seen by the other."""
 
 UPDATES = 100
@@ -108,6 +109,14 @@ def test_sessions_updates_and_ends_are_seen_by_the_other(one: Client, two: Clien
     assert end(one, key) == ended, "the first end counts, for everybody"
     seen(lambda: info(one, key) == info(two, key), "the same streams")
     assert keys_of(one, source) == keys_of(two, source) == [key]
+
+
+@pytest.mark.fact("S14")
+def test_sessions_of_both_are_in_the_gauge_of_each(pair: Pair, one: Client, two: Client, source: str) -> None:
+    for number, client in enumerate((one, two, one), 1):
+        create(client, source)
+        for server in (pair.one, pair.two):
+            seen(lambda s=server, n=number: Scrape(s).of(source, "sessions_total") == {(): n}, f"{number} sessions")
 
 
 @pytest.mark.fact("S1", "S2")
