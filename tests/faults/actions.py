@@ -83,6 +83,10 @@ class Scene:
             if name.startswith("gateway"):
                 self.breaks_allowed += readers_of(self.server, name)
 
+    def allow_all_breaks(self) -> None:
+        """Every read may break once more: nobody can say which of them have come to the server again by now."""
+        self.breaks_allowed += self.checker.status["readers"]
+
     def serving(self) -> None:
         self.server.wait_state("SERVING")
 
@@ -131,6 +135,8 @@ def kill_starting(role: str) -> Action:
             if again:
                 wait_until(lambda epoch=epoch: liveness.epoch > epoch and _is_there(liveness.pid), f"{name} is started")
                 time.sleep(scene.rng.uniform(0.0, 0.5))
+                if role == "gateway":
+                    scene.allow_all_breaks()
         wait_successor(server, name, epoch)
 
     return act
@@ -201,6 +207,7 @@ def kill_while_starting(scene: Scene) -> None:
     for _ in range(2):
         scene.server.start(wait=False)
         time.sleep(scene.rng.uniform(0.1, 1.5))
+        scene.allow_all_breaks()
         scene.server.kill_group()
         scene.did["SIGKILL group starting"] += 1
     scene.server.start()
@@ -216,6 +223,7 @@ def kill_while_recovering(scene: Scene) -> None:
     server.start(wait=False)
     server.wait_state("RECOVERING", "SERVING", "NOT_SERVING")
     time.sleep(scene.rng.uniform(0.0, 0.3))
+    scene.allow_all_breaks()
     server.kill_group()
     scene.did["SIGKILL group recovering"] += 1
     server.start()

@@ -247,7 +247,7 @@ class Checker:
         self._begun, self._report = False, None
         self.watch = watch
         self._say({"begin": msgspec.to_builtins(watch)})
-        self._wait(lambda: self._begun, "the checker has begun", 60.0)
+        self._wait(lambda: self._begun, "the checker has begun", SETTLE_SECONDS)
 
     def finish(self) -> Report:
         """Stop writing; wait for what is under way; compare everything."""
