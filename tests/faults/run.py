@@ -37,18 +37,28 @@ def main() -> int:
     reports: list[Report] = []
     with contextlib.ExitStack() as stack:
         broker = stack.enter_context(running_broker()) if "kafka" in arguments.log else None
-        checker = stack.enter_context(Checker())
         for number, (fault, log, shape) in enumerate(_runs(faults, arguments.log, arguments.shape)):
             _say(f"{fault.name}, {log}, {shape}: {fault.title}")
-            with _server(fault, shape, broker if log == "kafka" else None, number) as server:
-                broker_of = broker if log == "kafka" else None
-                report = run_fault(fault, server, checker, broker_of, seed=arguments.seed, extent=extent, say=_say)
+            report = _try(fault, log, shape, broker if log == "kafka" else None, number, arguments.seed, extent)
             reports.append(report)
             _say(f"  {'BROKEN: ' + '; '.join(report.broken) if report.broken else 'held'}")
             if arguments.json:
                 _add(arguments.json, report)
     Console().print(table(reports))
     return 1 if any(report.broken for report in reports) else 0
+
+
+def _try(
+    fault: Fault, log: str, shape: str, broker: KafkaBroker | None, number: int, seed: int, extent: Extent
+) -> Report:
+    """One run, with a checker and a server of its own; one that cannot be finished costs nobody else."""
+    try:
+        if broker is not None and not broker.running:  # the run before has left it so
+            broker.start()
+        with _server(fault, shape, broker, number) as server, Checker() as checker:
+            return run_fault(fault, server, checker, broker, seed=seed, extent=extent, say=_say)
+    except (AssertionError, OSError, RuntimeError) as error:
+        return Report(fault=fault.name, log=log, shape=shape, seed=seed, broken=[f"not finished: {str(error)[:500]}"])
 
 
 def _arguments() -> argparse.Namespace:
