@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,6 +61,22 @@ def lock_directory(path: Path, what: str, instance: str, *, name: str = "lock", 
     return lock
 
 
+def _check_ours(path: Path) -> None:
+    """A run directory in /dev/shm could have been made by anybody, before us and under our name. Raises
+    CommandFailed."""
+    try:
+        found = path.stat()
+    except OSError:
+        return  # it is made, or the reason told, by who takes the lock
+    if found.st_uid not in (os.geteuid(), 0):
+        raise CommandFailed(
+            ExitCode.CANNOT_CREATE,
+            f"run directory {path}: belongs to user {found.st_uid}, who could read and change what is in it; choose another",
+        )
+    if found.st_uid == os.geteuid() and found.st_mode & 0o007:
+        path.chmod(stat.S_IMODE(found.st_mode) & 0o770)
+
+
 class RunDirectory:
     """Made by the supervisor, which owns it until it exits.
 
@@ -72,6 +89,7 @@ class RunDirectory:
         self.path = Path(settings.run_dir)
         self.guid = uuid.uuid4().hex
         self.stale: list[Path] = []
+        _check_ours(self.path)
         # Else who starts while one server takes over from another could get the lock between them, and clean up.
         self._starting = lock_directory(self.path, "run directory", self.guid, name=STARTING)
         self.lock = lock_directory(self.path, "run directory", self.guid, take=not beside)

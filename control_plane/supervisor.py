@@ -63,6 +63,9 @@ TAKE_OVER_SECONDS = 10.0
 
 TAKE_OVER_ROUND_SECONDS = 0.01
 
+KAFKA_ROLES = ("producer", "consumer", "recovery", "forwarder")
+"""Who talks to Kafka, and is told its credentials. Gateways, which anybody on the network may try, are not."""
+
 LEAVE_SECONDS = 2.0
 """What a process has for leaving when the bound has passed; it needs milliseconds."""
 
@@ -79,6 +82,7 @@ def run_server(
         require_ordering()
     except UnsupportedMachine as error:
         raise CommandFailed(ExitCode.CONFIGURATION, str(error)) from None
+    os.umask(0o077)  # for all processes: whatever they make is for the server's user alone
     supervisor = Supervisor(settings, banner=banner, predecessor=find_predecessor(settings) if take_over else None)
     for warning in warnings:
         log_line("warn", "supervisor", "configuration", reason=warning)
@@ -278,7 +282,7 @@ class Supervisor:
             epoch=0,
             parent_pid=os.getpid(),
             instance=str(directory.instance),
-            settings=self.settings,
+            settings=self.settings if slot.role in KAFKA_ROLES else self.settings.without_kafka(),
             slots=self.slots,
             links=own,
             all_links=self.links,

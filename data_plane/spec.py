@@ -91,6 +91,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     run_dir: str = ""
     data_dir: str = ""
 
+    def without_kafka(self) -> Settings:
+        """For a process that does not talk to Kafka: without credentials, and what else may hold some."""
+        return msgspec.structs.replace(self, security={}, publisher_overrides={}, consumer_overrides={})
+
     @property
     def slice_bytes(self) -> int:
         """What a reader in the past gets before it has to ask again: its buffer has room for eight."""

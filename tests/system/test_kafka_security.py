@@ -125,6 +125,8 @@ def places_to_look_at(server: Server) -> list[tuple[str, str]]:
     found = [("log", server.log_text())]
     for pid in (server.process.pid, *server.pids()):
         found.append((f"arguments of {pid}", Path(f"/proc/{pid}/cmdline").read_text(errors="replace")))
+    for pid in server.pids():
+        found.append((f"environment of {pid}", Path(f"/proc/{pid}/environ").read_text(errors="replace")))
     for folder in (server.run_dir, server.data_dir):
         files = (path for path in folder.rglob("*") if path.is_file() and path.stat().st_size <= SMALL_FILE_BYTES)
         found += [(str(path), path.read_bytes().decode(errors="replace")) for path in files]
