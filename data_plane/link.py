@@ -288,7 +288,7 @@ def encode_message(message: Message) -> tuple[int, int, bytes]:
 
 
 def decode_message(kind: int, body: bytes) -> Message:
-    """Raises msgspec.DecodeError, msgspec.ValidationError or KeyError (a kind of a newer version)."""
+    """Raises msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError or KeyError (a kind of a newer version)."""
     message: Message = _DECODERS[kind].decode(body)
     return message
 

@@ -98,7 +98,7 @@ def encode_record(record: Record) -> bytes:
 
 
 def decode_record(body: bytes | memoryview) -> Record:
-    """Raises msgspec.DecodeError or msgspec.ValidationError when ``body`` is no record."""
+    """Raises msgspec.DecodeError, msgspec.ValidationError or UnicodeDecodeError when ``body`` is no record."""
     return _decoder.decode(body)
 
 
