@@ -40,6 +40,7 @@ from trackside.data_plane.naming import ESSENTIAL
 from trackside.data_plane.routing import Routing
 from trackside.data_plane.session_offsets import session_offsets
 from trackside.data_plane.worker import Worker, run_agent
+from trackside.shm.liveness import WorkerState
 
 __all__ = ["Forwarder", "run"]
 
@@ -69,6 +70,9 @@ DISK_SECONDS = 10.0
 
 AWAY_SECONDS = 1.0
 """A cluster that is silent for less is not away: brokers close idle connections."""
+
+PATIENCE_SECONDS = 10.0
+"""After which a transaction under way is given up; a short silence costs a link that takes long to make no new one."""
 
 LEAVE_SECONDS = 1.5
 """What may still be sent when the server stops; the next start goes on with the rest."""
@@ -112,6 +116,7 @@ class Forwarder:
         self._away_since = time.monotonic()
         self._meet()
         self._trouble = self._health.state().reason
+        self._told: bool | None = None
 
     def _meet(self) -> None:
         """Everything that knows the cluster, from the beginning: also for one that has refused us."""
@@ -124,9 +129,8 @@ class Forwarder:
         done = self.log.do_work() + self._admin.do_work()
         self._find_partitions()
         now = time.monotonic()
-        self._look_at_health(now)
         try:
-            self._check_topics(now)
+            self._look_after(now)
             if self._link is not None:
                 done += self._forward()
             elif now >= self._connect_at and self._health.answers and not self.worker.stopping:
@@ -134,9 +138,7 @@ class Forwarder:
                 done += 1
         except LinkLost as lost:
             self._lose(str(lost))
-        self._save(now)
-        self._show(now)
-        self.worker.follow_log_state(self.state())
+            self._tell_state()
         return 0 if self._must_leave() else done
 
     def state(self) -> LogState:
@@ -160,12 +162,31 @@ class Forwarder:
         self.log.close()
 
     def _beat(self) -> None:
-        """Between waits. Raises LinkLost when there is no sense in waiting: the server stops, or a topic has gone."""
+        """Between waits, which may be long. Raises LinkLost when there is no sense in going on with it."""
         self.worker.beat()
         self._admin.do_work()
-        self._check_topics(time.monotonic())
         if self._must_leave():
             raise LinkLost("the server stops")
+        self._look_after(time.monotonic())
+
+    def _look_after(self, now: float) -> None:
+        """What has to be done however long Kafka takes. Raises LinkLost."""
+        self._look_at_health(now)
+        self._check_topics(now)
+        self._save(now)
+        self._show(now)
+        self._tell_state()
+
+    def _tell_state(self) -> None:
+        """One line when the link goes and one when it comes; that it is away for another reason now is only shown."""
+        if self.worker.stopping:
+            return
+        available, reason = self.state()
+        if available != self._told:
+            self._told = available
+            self.worker.become(WorkerState.READY if available else WorkerState.DEGRADED, reason)
+        elif reason != self.worker.liveness.read_reason():
+            self.worker.liveness.write_reason(reason)
 
     def _must_leave(self) -> bool:
         if not self.worker.stopping:
@@ -176,22 +197,23 @@ class Forwarder:
     # -- the link -----------------------------------------------------------------------------------------------------
 
     def _look_at_health(self, now: float) -> None:
+        """Raises LinkLost when nobody has answered for so long that what is under way is not waited for."""
         if now < self._health_at:
             return
         try:
             self._health.do_work(now, self._admin)
         except LogConfigurationError as refused:  # wrong credentials stop no server that can do without
-            self._trouble = str(refused)
-            self._drop_link()
             self._meet()
             self._health_at = now + REFUSED_SECONDS
-            return
+            raise LinkLost(str(refused)) from None
         if self._health.answers:
             self._away_since = now
             if self._link is not None:
                 self._trouble = ""
-        elif self._link is not None and now > self._away_since + AWAY_SECONDS:
+        elif now > self._away_since + AWAY_SECONDS:
             self._trouble = self._health.state().reason
+            if self._link is not None and now > self._away_since + PATIENCE_SECONDS:
+                raise LinkLost(self._trouble)
 
     def _connect(self) -> None:
         link = ForwardLink(self._link_config, self._health, self._beat)
