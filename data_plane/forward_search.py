@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
@@ -16,7 +16,7 @@ from trackside.data_plane.kafka_config import ClientConfig, made
 from trackside.data_plane.kafka_errors import LIBRDKAFKA_LOG, reason_of
 from trackside.data_plane.log import Partition
 
-__all__ = ["ForwardSearch", "LinkLost"]
+__all__ = ["ForwardSearch", "LinkLost", "Ours"]
 
 POLL_SECONDS = 0.1
 SILENCE_SECONDS = 10.0
@@ -28,89 +28,109 @@ WINDOW_GROWTH = 8
 """Going back from the end, each window is so much longer than the one before."""
 
 
+class Ours(NamedTuple):
+    """One of our messages: its offset in the local log, and on Kafka."""
+
+    offset: int
+    kafka_offset: int
+
+
 class LinkLost(Exception):
     """Kafka does not answer as it should: everything of this connection is thrown away and begun anew."""
 
 
 class ForwardSearch:
-    """One consuming client, used by the forwarder's thread. ``beat`` is called between waits, and may raise.
+    """Used by the forwarder's thread. ``beat`` is called between waits, and may raise.
 
-    Verbs block while Kafka answers, and raise LinkLost when it does not.
+    Verbs block while Kafka answers, and raise LinkLost when it does not. Each look has a client of its own: what one had
+    fetched before it was pointed elsewhere would be taken for what is there.
     """
 
     def __init__(self, config: ClientConfig, identity: bytes, beat: Callable[[], None]) -> None:
-        fixed = {"isolation.level": "read_committed", "enable.partition.eof": True, "logger": LIBRDKAFKA_LOG}
-        self._consumer: Any = made(Consumer, config | fixed)
+        self._config = config | {"isolation.level": "read_committed", "logger": LIBRDKAFKA_LOG}
         self._identity = identity
         self._beat = beat
 
-    def close(self) -> None:
-        self._consumer.close()
+    def last_between(self, ranges: Mapping[Partition, tuple[int, int]]) -> dict[Partition, Ours]:
+        """Our last message in [start, end) of each partition that has one."""
+        return {partition: messages[-1] for partition, messages in self._messages(ranges, keep=1).items()}
 
-    def last_between(self, ranges: Mapping[Partition, tuple[int, int]]) -> dict[Partition, tuple[int, int]]:
-        """(local offset, offset on Kafka) of our last message in [start, end) of each partition that has one."""
-        found: dict[Partition, tuple[int, int]] = {}
-        for partition, offset, kafka_offset in self._messages(ranges):
-            found[partition] = offset, kafka_offset
-        return found
-
-    def last(self, partition: Partition, earliest: int, end: int) -> tuple[int, int] | None:
-        """Our last message in [earliest, end), looked for from the end, in windows that grow."""
-        window, stop = WINDOW, end
-        while stop > earliest:
-            start = max(earliest, stop - window)
+    def last(self, partition: Partition, earliest: int, end: int) -> Ours | None:
+        """Our last message in [earliest, end), looked for from the end."""
+        for start, stop in _windows(earliest, end):
             found = self.last_between({partition: (start, stop)})
             if found:
                 return found[partition]
-            window, stop = window * WINDOW_GROWTH, start
         return None
 
     def first_from(self, partition: Partition, offset: int, earliest: int, end: int) -> int:
-        """The least offset on Kafka in [earliest, end] with all our packets before ``offset`` of the local log below it.
+        """The offset on Kafka in [earliest, end] behind our last packet before ``offset`` of the local log.
 
-        Halves the range with each look: our messages stand in the order of the local log.
+        Looked for from the end: who asks means what was sent a moment ago.
         """
-        low, high = earliest, end
-        while low < high:
-            middle = (low + high) // 2
-            found = next(self._messages({partition: (middle, high)}), None)
-            if found is None or found[1] >= offset:
-                high = middle
-            else:
-                low = found[2] + 1
-        return low
+        for start, stop in _windows(earliest, end):
+            messages = self._messages({partition: (start, stop)}).get(partition, [])
+            before = [ours for ours in messages if ours.offset < offset]
+            if before:
+                return before[-1].kafka_offset + 1
+        return earliest
 
-    def _messages(self, ranges: Mapping[Partition, tuple[int, int]]) -> Iterator[tuple[Partition, int, int]]:
-        """Our messages, as (partition, local offset, offset on Kafka), up to the end of every range."""
+    def _messages(self, ranges: Mapping[Partition, tuple[int, int]], keep: int = 0) -> dict[Partition, list[Ours]]:
+        """Ours in each range, or the last ``keep`` of them."""
         open_ranges = {partition: end for partition, (start, end) in ranges.items() if start < end}
+        found: dict[Partition, list[Ours]] = {}
         if not open_ranges:
+            return found
+        consumer: Any = made(Consumer, self._config)
+        try:
+            consumer.assign([TopicPartition(*partition, ranges[partition][0]) for partition in open_ranges])
+            heard_at = time.monotonic()
+            while open_ranges:
+                self._beat()
+                messages = consumer.consume(BATCH, POLL_SECONDS)
+                if messages:
+                    heard_at = time.monotonic()
+                elif time.monotonic() > heard_at + SILENCE_SECONDS:
+                    raise LinkLost(f"no answer for {SILENCE_SECONDS:g} s to a look at what is forwarded")
+                for message in messages:
+                    self._take(message, open_ranges, found, keep)
+        finally:
+            consumer.close()
+        return found
+
+    def _take(
+        self, message: Any, open_ranges: dict[Partition, int], found: dict[Partition, list[Ours]], keep: int
+    ) -> None:
+        partition = Partition(message.topic(), message.partition())
+        end = open_ranges.get(partition)
+        if end is None:
             return
-        self._consumer.assign([TopicPartition(*partition, ranges[partition][0]) for partition in open_ranges])
-        heard_at = time.monotonic()
-        while open_ranges:
-            self._beat()
-            messages = self._consumer.consume(BATCH, POLL_SECONDS)
-            if messages:
-                heard_at = time.monotonic()
-            elif time.monotonic() > heard_at + SILENCE_SECONDS:
-                raise LinkLost(f"no answer for {SILENCE_SECONDS:g} s to a look at what is forwarded")
-            for message in messages:
-                partition = Partition(message.topic(), message.partition())
-                if self._ends(message, open_ranges.get(partition)):
-                    open_ranges.pop(partition, None)
-                elif partition in open_ranges:
-                    offset = offset_of(message.headers(), self._identity)
-                    if offset is not None:
-                        yield partition, offset, message.offset()
-                    if message.offset() + 1 >= open_ranges[partition]:
-                        del open_ranges[partition]
+        if self._ends(message, end):
+            del open_ranges[partition]
+            return
+        offset = offset_of(message.headers(), self._identity)
+        if offset is not None:
+            ours = found.setdefault(partition, [])
+            ours.append(Ours(offset, message.offset()))
+            del ours[: -keep or 0]
+        if message.offset() + 1 >= end:
+            del open_ranges[partition]
 
     @staticmethod
-    def _ends(message: Any, end: int | None) -> bool:
+    def _ends(message: Any, end: int) -> bool:
         """Whether a range ends before ``message``. Raises LinkLost for an error."""
         error = message.error()
         if error is None:
-            return end is None or message.offset() >= end
+            return bool(message.offset() >= end)
         if error.code() == KafkaError._PARTITION_EOF:
             return True
         raise LinkLost(f"a look at what is forwarded failed: {reason_of(error)}")
+
+
+def _windows(earliest: int, end: int) -> Iterator[tuple[int, int]]:
+    """[earliest, end) in pieces, the last one first."""
+    window = WINDOW
+    while end > earliest:
+        start = max(earliest, end - window)
+        yield start, end
+        window, end = window * WINDOW_GROWTH, start

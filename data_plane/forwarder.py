@@ -27,7 +27,7 @@ from trackside.data_plane.forward_backlog import NOTHING, BacklogMeter, DiskMete
 from trackside.data_plane.forward_link import ForwardLink, Refused, link_config
 from trackside.data_plane.forward_partition import Load, PartitionWay
 from trackside.data_plane.forward_place import Forwarded, ForwardedFile
-from trackside.data_plane.forward_search import ForwardSearch, LinkLost
+from trackside.data_plane.forward_search import ForwardSearch, LinkLost, Ours
 from trackside.data_plane.forwarded_ends import ForwardedEndsWriter
 from trackside.data_plane.kafka_admin import AdminError, KafkaAdmin, TopicInfo
 from trackside.data_plane.kafka_config import admin_config, catch_up_config, check_address, publisher_config
@@ -97,6 +97,7 @@ class Forwarder:
         self._batch_bytes = publisher.batch_bytes
         self._link_config = link_config(publisher.bulk, f"trackside-forwarder-{identity.hex()}")
         self._file = ForwardedFile(Path(settings.data_dir), identity)
+        self._search = ForwardSearch(catch_up_config(self._settings), identity, self._beat)
         self._letters = DeadLetterFile(Path(settings.data_dir) / "dead-letters")
         self._ends_table = ForwardedEndsWriter(Path(worker.spec.forwarder_table))
         self._backlog = BacklogMeter(Path(settings.data_dir), identity)
@@ -308,8 +309,8 @@ class Forwarder:
                 time.sleep(0.002)
         return answers[0]
 
-    def _last_of(self, there: dict[Partition, Found]) -> dict[Partition, tuple[int, int]]:
-        """The last message of this log in each partition, as far as it is not known already: (here, on Kafka)."""
+    def _last_of(self, there: dict[Partition, Found]) -> dict[Partition, Ours]:
+        """The last message of this log in each partition, as far as it is not known already."""
         behind, whole = {}, []
         for partition, where in there.items():
             kept = self._file.partitions.get(partition)
@@ -319,18 +320,11 @@ class Forwarder:
                 behind[partition] = max(kept.kafka_next, where.earliest), where.end
         if not behind and not whole:
             return {}
-        search = self._search()
-        try:
-            found = search.last_between(behind)
-            lasts = {place: search.last(place, there[place].earliest, there[place].end) for place in whole}
-        finally:
-            search.close()
+        found = self._search.last_between(behind)
+        lasts = {place: self._search.last(place, there[place].earliest, there[place].end) for place in whole}
         return found | {place: last for place, last in lasts.items() if last is not None}
 
-    def _search(self) -> ForwardSearch:
-        return ForwardSearch(catch_up_config(self._settings), self._identity, self._beat)
-
-    def _place_one(self, way: PartitionWay, where: Found, last: tuple[int, int] | None) -> None:
+    def _place_one(self, way: PartitionWay, where: Found, last: Ours | None) -> None:
         kept = self._file.partitions.get(way.partition)
         if kept is not None and kept.topic_id not in (b"", where.identity):
             self.worker.log(
@@ -339,7 +333,7 @@ class Forwarder:
             self._count.topics_anew.add()
             kept = None
         if last is not None:
-            next_offset, kafka_next = last[0] + 1, last[1] + 1
+            next_offset, kafka_next = last.offset + 1, last.kafka_offset + 1
         elif kept is not None and kept.topic_id:
             next_offset, kafka_next = kept.next_offset, kept.kafka_next
         else:
@@ -488,20 +482,15 @@ class Forwarder:
         way = self._ways.get(partition)
         if way is not None:
             found = way.map.on_kafka(offset)
-            return found if found is not None else self._look_for(way, offset)
+            if found is None:
+                found = self._search.first_from(partition, offset, way.kafka_earliest, way.map.kafka_base)
+            return found
         if offset:
             return offset  # not of this log, so not ours to change
         where = self._where([partition])[partition]
         if not isinstance(where, Found):
             raise LinkLost(f"{partition.topic}: {where.reason}")
         return where.end
-
-    def _look_for(self, way: PartitionWay, offset: int) -> int:
-        search = self._search()
-        try:
-            return search.first_from(way.partition, offset, way.kafka_earliest, way.map.kafka_base)
-        finally:
-            search.close()
 
     # -- sending ------------------------------------------------------------------------------------------------------
 

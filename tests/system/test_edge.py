@@ -12,7 +12,7 @@ import pytest
 from edge_kit import OnKafka, read_kafka
 from kafka_broker import KafkaBroker
 from server import Client, Server, wait_until
-from service_calls import create, end, info
+from service_calls import create, end, info, keys_of
 
 from ma.streaming.open_data.v1 import open_data_pb2 as data
 from trackside.data_plane.data_dir import read_identity
@@ -66,6 +66,10 @@ class Edge:
             found = self.on_kafka(self.topic(stream))
             assert [data.Packet.FromString(message.value).id for message in found] == list(range(count))
 
+    def kill_forwarder(self) -> None:
+        with contextlib.suppress(ProcessLookupError):  # between two incarnations
+            self.server.send("forwarder", signal.SIGKILL)
+
     def link_is(self, state: WorkerState) -> bool:
         return self.server.liveness("forwarder").state == state
 
@@ -94,10 +98,38 @@ def test_nothing_here_notices_that_the_link_is_away(
     finally:
         kafka_broker.start()
     for _ in range(3):
-        with contextlib.suppress(ProcessLookupError):  # between two incarnations
-            edge.server.send("forwarder", signal.SIGKILL)
+        edge.kill_forwarder()
         edge.write(10, "", "chassis")
     edge.restart()
     edge.write(10, "", "chassis")
     edge.check()
     assert info(edge.client, key).is_complete
+
+
+def test_two_edge_servers_and_the_garage(make_server: Callable[..., Server], kafka_broker: KafkaBroker) -> None:
+    """Sessions of both are found on Kafka's own server, and reading from where one began gives its packets."""
+    domain = f"Edge{uuid.uuid4().hex[:8]}"
+    edges = [Edge(make_server(), kafka_broker, domain, source) for source in ("Car", "Truck")]
+    garage = make_server(broker=kafka_broker.address)
+    garage.environment["TRACKSIDE_DOMAIN"] = domain
+    sessions: dict[str, list[str]] = {"Car": [], "Truck": []}
+    for part in range(3):
+        for edge in edges:
+            sessions[edge.source].append(create(edge.client, edge.source, identifier=f"run {part}"))
+            edge.write(15, "")
+            edge.kill_forwarder()
+            edge.write(15, "")
+            end(edge.client, sessions[edge.source][-1])
+    client = garage.start().client()
+    for edge in edges:
+        edge.check()
+        keys = sessions[edge.source]
+        wait_until(lambda keys=keys: all(info(client, key).is_complete for key in keys), "sessions are at the garage")
+        assert keys_of(client, edge.source) == keys
+        for part, key in enumerate(keys):
+            found = info(client, key)
+            connection = client.connect(edge.source, main_offset=found.main_offset)
+            packets = [data.Packet.FromString(r.packet.SerializeToString()) for r in client.read(connection, 30)]
+            assert (found.main_offset, [packet.id for packet in packets[:30]])[1] == list(
+                range(part * 30, part * 30 + 30)
+            )
