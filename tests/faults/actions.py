@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 
 from faults.checker import Checker
-from faults.lanes import LARGE_EVERY, sources
+from faults.lanes import sources
 from kafka_broker import KafkaBroker
 from server import Server, wait_until
 
@@ -33,9 +33,7 @@ __all__ = [
     "hang",
     "is_alive",
     "kafka_away",
-    "kafka_blocks_topic",
     "kafka_deletes_topic",
-    "kafka_refuses_large",
     "kafka_slow",
     "kill",
     "kill_control_plane_without_log",
@@ -338,30 +336,6 @@ def _topic(scene: Scene, stream: str) -> tuple[str, str]:
     data_source = scene.rng.choice(sources(watch.prefix))
     naming = naming_of(Settings(domain=watch.domain, naming="domain" if watch.domain else "legacy"))
     return data_source, naming.stream_topic(data_source, stream)
-
-
-def kafka_blocks_topic(*, seconds: float, short_seconds: float) -> Action:
-    """One topic wants more replicas than there are: its packets wait, and nobody else's."""
-
-    def act(scene: Scene) -> None:
-        assert scene.broker is not None
-        _, topic = _topic(scene, "s")
-        scene.broker.configure_topic(topic, {"min.insync.replicas": "2"})
-        time.sleep(seconds if scene.long else short_seconds)
-        scene.broker.configure_topic(topic, {"min.insync.replicas": "1"})
-        scene.did["topic blocked"] += 1
-
-    return act
-
-
-def kafka_refuses_large(scene: Scene) -> None:
-    """One topic takes no large packets any more: those are dead letters, the ones around them keep their order."""
-    assert scene.broker is not None
-    _, topic = _topic(scene, "h")
-    scene.broker.configure_topic(topic, {"max.message.bytes": "3000"})
-    scene.checker.wait_more(LARGE_EVERY)
-    scene.broker.configure_topic(topic, {"max.message.bytes": "1000000"})
-    scene.did["topic takes no large packets"] += 1
 
 
 def kafka_deletes_topic(scene: Scene) -> None:

@@ -141,23 +141,6 @@ _TABLE = (
         short=("kafka 2/2/2",),
     ),
     Fault(
-        "kafka-blocks",
-        "one topic wants more replicas than there are for a while",
-        (2, 3, 8),
-        (do.kafka_blocks_topic(seconds=15.0, short_seconds=2.0),),
-        logs=("kafka",),
-        short=("kafka 2/2/2",),
-    ),
-    Fault(
-        "kafka-refuses",
-        "one topic takes no large packets for a while: those are dead letters",
-        (3, 5, 7),
-        (do.kafka_refuses_large,),
-        logs=("kafka",),
-        short=("kafka 1/1/1",),
-        repeats=True,
-    ),
-    Fault(
         "kafka-deletes",
         "a topic is deleted underneath",
         (2, 3),
