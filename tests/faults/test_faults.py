@@ -51,12 +51,13 @@ def server_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[...
 
     def find(shape: str, broker: KafkaBroker | None) -> Server:
         wanted = "kafka" if broker else "local", shape
-        if wanted not in servers:
+        if wanted not in servers or not servers[wanted].port:
             end_all()
             server = Server(tmp_path_factory.mktemp("faults"), shape, broker=broker.address if broker else "")
             if broker:  # other tests have the same broker
                 server.environment["TRACKSIDE_DOMAIN"] = f"{DOMAIN}{shape.replace('/', '')}"
-            servers[wanted] = server.start()
+            servers[wanted] = server  # first: one that does not come to serve is ended, too
+            server.start()
         return servers[wanted]
 
     yield find
