@@ -163,8 +163,10 @@ def groups(reading: Reading, source: str) -> set[str]:
 def test_two_readers_of_one_group_both_read(reading: Reading) -> None:
     source = reading.source()
     group = group_of(reading, source)
-    reading.write(source, main=[1, 2], one=[3])
+    # Open before anything is there: what the first has read and committed, the second would not begin with.
     reads = [reading.read(source, consumer_group=group) for _ in range(2)]
+    reading.wait_live(2)
+    reading.write(source, main=[1, 2], one=[3])
     for read in reads:
         read.wait(1, 2, 3)
     reading.write(source, main=[4], one=[5])
