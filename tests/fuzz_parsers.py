@@ -228,20 +228,26 @@ def inputs(chance: random.Random, all_targets: list[Target], count: int) -> Iter
 def run(count: int, seed: int) -> list[Target]:
     """Raises AssertionError with the bytes of the first input that a parser did not deal with."""
     all_targets = targets()
-    for target, data in inputs(random.Random(seed), all_targets, count):
-        faulthandler.dump_traceback_later(SECONDS_MAX, exit=True)
-        begun = time.perf_counter()
-        try:
-            target.parse(data)
-            target.taken += 1
-        except target.declared as error:
-            target.refused += 1
-            target.kinds.add(type(error).__name__)
-        except Exception as error:
-            raise AssertionError(f"{target.name}: {type(error).__name__}: {error}; input {data.hex()}") from error
-        target.slowest_ms = max(target.slowest_ms, (time.perf_counter() - begun) * 1000)
-    faulthandler.cancel_dump_traceback_later()
+    try:
+        for target, data in inputs(random.Random(seed), all_targets, count):
+            faulthandler.dump_traceback_later(SECONDS_MAX, exit=True)
+            _try(target, data)
+    finally:
+        faulthandler.cancel_dump_traceback_later()  # else it ends the process long after
     return all_targets
+
+
+def _try(target: Target, data: bytes) -> None:
+    begun = time.perf_counter()
+    try:
+        target.parse(data)
+        target.taken += 1
+    except target.declared as error:
+        target.refused += 1
+        target.kinds.add(type(error).__name__)
+    except Exception as error:
+        raise AssertionError(f"{target.name}: {type(error).__name__}: {error}; input {data.hex()}") from error
+    target.slowest_ms = max(target.slowest_ms, (time.perf_counter() - begun) * 1000)
 
 
 def table(found: list[Target]) -> str:
