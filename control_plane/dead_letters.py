@@ -7,6 +7,7 @@ sends the last few again. What is refused once more is a new letter.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
@@ -16,10 +17,12 @@ import grpc
 
 from trackside.control_plane.exit_codes import CommandFailed, ExitCode
 from trackside.control_plane.letter_boxes import LetterBoxes
+from trackside.control_plane.run_directory import control_socket_of
 from trackside.data_plane.dead_letters import Found
 from trackside.data_plane.spec import Settings
 from trackside.protos import internal_pb2 as messages
 from trackside.protos import internal_pb2_grpc as services
+from trackside.shm.observe import NothingToObserve, observe
 
 __all__ = ["Choice", "main"]
 
@@ -133,17 +136,32 @@ class _Outcome:
 def _resend(settings: Settings, boxes: LetterBoxes, choice: Choice, as_json: bool) -> int:
     outcome = _Outcome()
     opened = (found for found in boxes.letters() if choice.takes(found) and found.id not in boxes.sent.times)
-    socket = Path(settings.run_dir) / "control.sock"
-    options = [("grpc.max_send_message_length", -1)]
     try:
-        with grpc.insecure_channel(f"unix:{socket}", options=options) as channel:
-            stub = services.DeadLettersStub(channel)
+        with contextlib.ExitStack() as closing:
+            server: _Server | None = None
             for batch in _batches(_sendable(opened, choice, outcome)):
-                _send(stub, batch, boxes, outcome, socket)
+                server = server or _connect(settings, closing)
+                _send(server, batch, boxes, outcome)
     finally:
         boxes.tidy()
         outcome.show(as_json)
     return ExitCode.CHECK_FAILED if outcome.refused or outcome.left else ExitCode.OK
+
+
+class _Server(NamedTuple):
+    stub: services.DeadLettersStub
+    run_dir: str
+
+
+def _connect(settings: Settings, closing: contextlib.ExitStack) -> _Server:
+    """The control plane of the server that has the run directory. Raises CommandFailed when none ever had."""
+    try:
+        instance = observe(settings.run_dir, counters=False).instance
+    except NothingToObserve as error:
+        raise CommandFailed(ExitCode.NOT_REACHABLE, str(error)) from None
+    socket = control_socket_of(Path(settings.run_dir), instance)
+    channel = grpc.insecure_channel(f"unix:{socket}", options=[("grpc.max_send_message_length", -1)])
+    return _Server(services.DeadLettersStub(closing.enter_context(channel)), settings.run_dir)
 
 
 def _sendable(letters: Iterable[Found], choice: Choice, outcome: _Outcome) -> Iterator[Found]:
@@ -171,18 +189,16 @@ def _batches(letters: Iterable[Found]) -> Iterator[list[Found]]:
         yield batch
 
 
-def _send(
-    stub: services.DeadLettersStub, batch: list[Found], boxes: LetterBoxes, outcome: _Outcome, socket: Path
-) -> None:
+def _send(server: _Server, batch: list[Found], boxes: LetterBoxes, outcome: _Outcome) -> None:
     request = messages.SendAgainRequest(packets=[_packet(found) for found in batch])
     try:
-        answer = stub.SendAgain(request, timeout=CALL_SECONDS)
+        answer = server.stub.SendAgain(request, timeout=CALL_SECONDS)
     except grpc.RpcError as error:
         if error.code() is grpc.StatusCode.INVALID_ARGUMENT:
             outcome.left += [(found.id, str(error.details())) for found in batch]
             return
         raise CommandFailed(
-            ExitCode.NOT_REACHABLE, f"the server with control socket {socket} does not take letters: {error.details()}"
+            ExitCode.NOT_REACHABLE, f"the server in {server.run_dir} does not take letters: {error.details()}"
         ) from None
     boxes.sent.add([found.id for found in batch])
     outcome.refused += [(batch[again.packet].id, again.reason) for again in answer.refused]

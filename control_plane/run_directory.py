@@ -38,7 +38,7 @@ from trackside.shm.liveness import create_liveness
 from trackside.shm.ring import RingView, create_ring
 from trackside.shm.segment import InstanceLock, Locked, NoSpace, SegmentError, free_bytes
 
-__all__ = ["RunDirectory", "lock_directory"]
+__all__ = ["RunDirectory", "control_socket_of", "lock_directory"]
 
 LOCK_WAIT_SECONDS = 10.0
 """Workers of a supervisor that was killed die with it at once; the kernel needs a moment to unmap their memory."""
@@ -74,7 +74,10 @@ def _check_ours(path: Path) -> None:
             f"run directory {path}: belongs to user {found.st_uid}, who could read and change what is in it; choose another",
         )
     if found.st_uid == os.geteuid() and found.st_mode & 0o007:
-        path.chmod(stat.S_IMODE(found.st_mode) & 0o770)
+        try:
+            path.chmod(stat.S_IMODE(found.st_mode) & 0o770)
+        except OSError as error:
+            raise CommandFailed(ExitCode.CANNOT_CREATE, f"run directory {path}: {error.strerror}") from None
 
 
 class RunDirectory:
@@ -137,7 +140,7 @@ class RunDirectory:
     @property
     def control_socket(self) -> str:
         """One an instance: gateways that take over must not ask the control plane that they take over from."""
-        return str(self.path / f"control-{self._sequence}.sock")
+        return control_socket_of(self.path, self.instance.name)
 
     def close(self) -> None:
         """Let go of the locks; workers that inherited them keep them."""
@@ -171,6 +174,11 @@ class RunDirectory:
         aside = self.path / "server.json.new"
         aside.write_bytes(msgspec.json.format(msgspec.json.encode(server), indent=1))
         os.replace(aside, self.path / "server.json")
+
+
+def control_socket_of(run_dir: Path, instance: str) -> str:
+    """The Unix socket of the control plane of an instance, named as its folder and in server.json."""
+    return str(run_dir / f"control-{int(instance.split('-')[0])}.sock")
 
 
 def holds_packets(instance: Path) -> bool:

@@ -80,7 +80,7 @@ def test_nothing_is_taken_for_sent_without_a_server(place: Path, capsys: pytest.
     assert run("--resend") == 69
     out, err = capsys.readouterr()
     assert "0 sent again" in out
-    assert err.startswith(f"trackside: the server with control socket {place}/run/control.sock does not take letters")
+    assert err.startswith("trackside: ") and f"{place}/run" in err
     assert run("--json") == 0
     assert json.loads(capsys.readouterr().out)["topic"] == "Car"
 
