@@ -71,6 +71,12 @@ class Case:
         self.data_dir = Path(settings.data_dir)
         self.topology = Topology(settings, self.run_dir / "instances" / "planned")
 
+    @property
+    def kafka(self) -> Settings | None:
+        """Settings with the Kafka that is logged or forwarded to as their broker."""
+        address = self.settings.broker or self.settings.forward_to
+        return msgspec.structs.replace(self.settings, broker=address) if address else None
+
     @cached_property
     def running(self) -> Server | None:
         """The server that has this run directory now."""
@@ -241,35 +247,44 @@ def check_kafka(case: Case) -> Iterator[Finding]:
     """In a process of its own: librdkafka's threads and the secrets stay there, and it can be ended."""
     if not case.settings.broker:
         yield Finding("ok", "log", "on this machine's disk")
-        return
+    if case.kafka is not None:
+        yield from _ask_kafka(case, case.kafka)
+
+
+def _ask_kafka(case: Case, settings: Settings) -> Iterator[Finding]:
     command = [sys.executable, "-P", "-m", "trackside.data_plane.kafka_check"]
     try:
         done = subprocess.run(
-            command, input=msgspec.json.encode(case.settings), capture_output=True, timeout=KAFKA_SECONDS, check=True
+            command, input=msgspec.json.encode(settings), capture_output=True, timeout=KAFKA_SECONDS, check=True
         )
-        yield from _judge_kafka(case, msgspec.json.decode(done.stdout, type=KafkaReport))
+        yield from _judge_kafka(
+            settings, msgspec.json.decode(done.stdout, type=KafkaReport), edge=not case.settings.broker
+        )
     except subprocess.TimeoutExpired:
-        yield Finding("fail", "Kafka", f"{case.settings.broker}: no answer within {KAFKA_SECONDS:g} s")
+        yield Finding("fail", "Kafka", f"{settings.broker}: no answer within {KAFKA_SECONDS:g} s")
     except (subprocess.CalledProcessError, msgspec.DecodeError):
-        yield Finding("fail", "Kafka", f"{case.settings.broker}: could not be asked")
+        yield Finding("fail", "Kafka", f"{settings.broker}: could not be asked")
 
 
-def _judge_kafka(case: Case, report: KafkaReport) -> Iterator[Finding]:
-    broker = case.settings.broker
+def _judge_kafka(settings: Settings, report: KafkaReport, *, edge: bool) -> Iterator[Finding]:
+    broker = settings.broker
+    if report.problem and edge:
+        yield Finding("warn", "Kafka", f"{broker}: {report.problem}", "nothing, if the link is down: forwarding waits")
+        return
     if report.problem:
         advice = "the address (BrokerUrl), the network, the Security section; the server would start and wait for it"
         yield Finding("fail", "Kafka", f"{broker}: {report.problem}", advice)
         return
     yield Finding("ok", "Kafka", f"{broker}: {report.brokers} brokers, {report.topics} topics")
-    if (wanted := case.settings.replication_factor) > report.brokers:
+    if (wanted := settings.replication_factor) > report.brokers:
         text = f"ReplicationFactor {wanted} with {report.brokers} brokers: no topic can be made"
         yield Finding("fail", "replication", text, "ReplicationFactor -1 takes the cluster's own")
     most = report.packet_bytes_max
-    if most is not None and most < case.settings.max_packet_bytes:
+    if most is not None and most < settings.max_packet_bytes:
         yield Finding(
             "warn",
             "packet size",
-            f"the brokers take messages up to {most:,} bytes, MaxPacketBytes is {case.settings.max_packet_bytes:,}: "
+            f"the brokers take messages up to {most:,} bytes, MaxPacketBytes is {settings.max_packet_bytes:,}: "
             "larger packets are refused",
             f"message.max.bytes of the brokers, or MaxPacketBytes {most}",
         )

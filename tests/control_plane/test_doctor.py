@@ -189,6 +189,12 @@ def test_beside_a_running_server_and_on_what_it_left(server: Server) -> None:
     assert "server" not in found and "free at" in found["shared memory"].text
 
 
+def test_a_kafka_that_is_only_forwarded_to_may_be_away(settings: Settings) -> None:
+    edge = msgspec.structs.replace(settings, forward_to="127.0.0.1:1")
+    (found,) = (finding for finding in findings(edge) if finding.about == "Kafka")
+    assert found.level == "warn" and found.text.startswith("127.0.0.1:1: ")
+
+
 @pytest.mark.kafka
 def test_a_kafka_is_asked_and_its_answers_judged(
     settings: Settings, kafka_broker: KafkaBroker, capfd: pytest.CaptureFixture[str]
