@@ -10,10 +10,11 @@
              /instances/<seq>-<guid>/  one start of the server
                  laid-out              empty; made last: without it nobody has ever used what is there
                  links/*.ring          the rings
+                 parks/*.park          packets of blocked topics, one file a producer
                  *.liveness *.counters one pair a process slot
                  *.log-table           published ends of the local log, one a producer; the forwarder's: how far it is
 
-An instance folder that is found at start was left by a server that died. When its write rings hold something, that was
+An instance folder that is found at start was left by a server that died. When its write rings or parks hold something, that was
 accepted: it is recovered first and removed afterwards. Every other is removed at once, so that a server that is killed
 again and again while the log is away does not fill the tmpfs.
 """
@@ -31,6 +32,7 @@ import msgspec
 
 from trackside.control_plane.exit_codes import CommandFailed, ExitCode
 from trackside.control_plane.topology import Topology
+from trackside.data_plane.park_file import parked_bytes
 from trackside.data_plane.recovery import write_rings_of
 from trackside.data_plane.spec import Settings
 from trackside.shm.counters import create_counters
@@ -38,7 +40,7 @@ from trackside.shm.liveness import create_liveness
 from trackside.shm.ring import RingView, create_ring
 from trackside.shm.segment import InstanceLock, Locked, NoSpace, SegmentError, free_bytes
 
-__all__ = ["RunDirectory", "control_socket_of", "lock_directory"]
+__all__ = ["RunDirectory", "control_socket_of", "lock_directory", "unlogged_bytes"]
 
 LOCK_WAIT_SECONDS = 10.0
 """Workers of a supervisor that was killed die with it at once; the kernel needs a moment to unmap their memory."""
@@ -186,6 +188,12 @@ def holds_packets(instance: Path) -> bool:
     if not (instance / LAID_OUT).exists():
         return False
     try:
-        return any(RingView(path).used_bytes for path in write_rings_of(instance))
-    except SegmentError:
+        return unlogged_bytes(instance) > 0
+    except (SegmentError, OSError):
         return True
+
+
+def unlogged_bytes(instance: Path, producer: str = "producer-*") -> int:
+    """What an instance's rings and parks hold, or those of one producer. Raises SegmentError, OSError."""
+    used = sum(RingView(path).used_bytes for path in write_rings_of(instance, producer))
+    return used + parked_bytes(instance, producer)

@@ -27,19 +27,17 @@ from trackside.control_plane.exit_codes import CommandFailed, ExitCode
 from trackside.control_plane.notify import Notifier
 from trackside.control_plane.poison_watch import PoisonWatch, commits_of
 from trackside.control_plane.ports import PortReservation
-from trackside.control_plane.run_directory import LOCK_WAIT_SECONDS, RunDirectory, lock_directory
+from trackside.control_plane.run_directory import LOCK_WAIT_SECONDS, RunDirectory, lock_directory, unlogged_bytes
 from trackside.control_plane.take_over import Predecessor, find_predecessor, log_name
 from trackside.control_plane.topology import RECOVERY
 from trackside.control_plane.worker_handle import WorkerHandle
 from trackside.data_plane.data_dir import claim_data_dir
 from trackside.data_plane.log import LogConfigurationError
 from trackside.data_plane.poison import trial_of
-from trackside.data_plane.recovery import write_rings_of
 from trackside.data_plane.spec import Settings, SlotSpec, WorkerSpec
 from trackside.data_plane.worker import log_line
 from trackside.shm.fence import UnsupportedMachine, require_ordering
 from trackside.shm.liveness import WorkerState, create_doorbell
-from trackside.shm.ring import RingView
 from trackside.shm.segment import Locked
 
 __all__ = ["Supervisor", "run_server"]
@@ -406,12 +404,12 @@ class Supervisor:
                 self._start(self._missing_producers())
             left = begun + share * self.settings.drain_seconds - time.monotonic()
             self._stop_all(self._of_roles(*roles), max(left, LEAVE_SECONDS))
-        kept = sum(map(_unlogged_bytes, [*self.run_directory.stale, self.run_directory.instance]))
+        kept = sum(map(unlogged_bytes, [*self.run_directory.stale, self.run_directory.instance]))
         self._state = "STOPPED"
         self._describe("")
         if kept:
             log_line("warn", "supervisor", "not everything was logged; the next start recovers it", bytes=kept)
-        if not _unlogged_bytes(self.run_directory.instance):
+        if not unlogged_bytes(self.run_directory.instance):
             shutil.rmtree(self.run_directory.instance, ignore_errors=True)
         log_line("info", "supervisor", "state", state="STOPPED")
         return int(ExitCode.OK)
@@ -423,7 +421,7 @@ class Supervisor:
         return [
             worker
             for worker in self._of_roles("producer")
-            if not worker.running and any(RingView(path).used_bytes for path in write_rings_of(instance, worker.name))
+            if not worker.running and unlogged_bytes(instance, worker.name)
         ]
 
     def _stop_all(self, workers: Iterable[WorkerHandle], seconds: float) -> None:
@@ -469,10 +467,6 @@ def _check_data_directory(path: Path) -> None:
         raise CommandFailed(ExitCode.CONFIGURATION, str(error)) from None
     except OSError as error:
         raise CommandFailed(ExitCode.CANNOT_CREATE, f"data directory {path}: {error.strerror}") from None
-
-
-def _unlogged_bytes(instance: Path) -> int:
-    return sum(RingView(path).used_bytes for path in write_rings_of(instance))
 
 
 def _running(workers: Iterable[WorkerHandle]) -> Iterator[WorkerHandle]:

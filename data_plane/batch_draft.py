@@ -20,7 +20,7 @@ class Part(NamedTuple):
     """One record's entries for one partition; they never cross a batch.
 
     The record ends at ``end`` of ``ring``, the one before it there at ``before``. ``key_index[i]`` is the row of
-    ``keys`` for ``values[i]``; None means row 0 for all.
+    ``keys`` for ``values[i]``; None means row 0 for all. ``parked``: its number in the park, 0 when it is not there.
     """
 
     ring: str
@@ -29,6 +29,7 @@ class Part(NamedTuple):
     values: list[bytes]
     keys: list[KeyRow]
     key_index: list[int] | None
+    parked: int = 0
 
 
 class SplitRecord(NamedTuple):
@@ -37,9 +38,24 @@ class SplitRecord(NamedTuple):
     essentials: dict[Partition, Part]
     own: dict[Partition, Part]
 
+    def parked_as(self, numbers: Mapping[str, int], *, only: bool = False) -> SplitRecord:
+        """With what goes to these topics under its number in the park, left out where that is 0; or that alone."""
+        return SplitRecord(*(_parked_as(parts, numbers, only) for parts in self))
+
 
 _Columns = tuple[list[bytes], list[int]]
 """Values, and the row of the record's routes that each takes."""
+
+
+def _parked_as(parts: dict[Partition, Part], numbers: Mapping[str, int], only: bool) -> dict[Partition, Part]:
+    kept = {}
+    for partition, part in parts.items():
+        number = numbers.get(partition.topic)
+        if number:
+            kept[partition] = part._replace(parked=number)
+        elif number is None and not only:
+            kept[partition] = part
+    return kept
 
 
 def split_record(ring: str, before: int, end: int, record: Record) -> SplitRecord:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from trackside.data_plane.kafka_config import IDENTITY_HEADER
@@ -26,6 +26,7 @@ __all__ = [
     "Chunk",
     "Gate",
     "Headers",
+    "ParkAccount",
     "PartitionQueue",
     "RecordProgress",
     "RingAccount",
@@ -147,16 +148,34 @@ class RingAccount:
         return not self._records
 
 
+class ParkAccount:
+    """What was parked of one record, under a number that goes to ``done`` when the log has it all."""
+
+    __slots__ = ("_done", "_number")
+
+    def __init__(self, number: int, done: list[int]) -> None:
+        self._number = number
+        self._done = done
+
+    def settle(self) -> None:
+        self._done.append(self._number)
+
+
 class RecordProgress:
-    """One appended record: how many of its chunks are not logged yet."""
+    """One appended record, or what was parked of it: how many of its chunks are not logged yet."""
 
-    __slots__ = ("account", "end", "left", "ring")
+    __slots__ = ("account", "appended_at", "end", "left", "ring")
 
-    def __init__(self, ring: str, account: RingAccount, end: int) -> None:
+    def __init__(self, ring: str, account: RingAccount | ParkAccount, end: int, appended_at: float = 0.0) -> None:
         self.ring = ring
         self.account = account
         self.end = end
         self.left = 0
+        self.appended_at = appended_at
+
+    @property
+    def parked(self) -> bool:
+        return isinstance(self.account, ParkAccount)
 
     def on_split(self) -> None:
         self.left += 1
@@ -193,6 +212,10 @@ class PartitionQueue:
     @property
     def idle(self) -> bool:
         return not self.waiting and not self.in_flight
+
+    def owner_of_oldest(self) -> Owner | None:
+        oldest = self.in_flight or self.waiting
+        return oldest[0].owner if oldest else None
 
     @property
     def careful(self) -> bool:
@@ -236,13 +259,23 @@ class PartitionQueue:
         return self.waiting.popleft()
 
 
+Owners = Mapping[str, RecordProgress | None]
+"""Whose the packets for some topics are, in place of the record's; None: nobody's, they are left out."""
+
+_RECORDS_OWN: Owners = {}
+
+
 def cut(
-    record: Record, progress: RecordProgress, queue_of: Callable[[Partition], PartitionQueue]
+    record: Record,
+    progress: RecordProgress | None,
+    queue_of: Callable[[Partition], PartitionQueue],
+    owners: Owners = _RECORDS_OWN,
 ) -> list[PartitionQueue]:
     """Cut ``record`` into chunks and queue them. Returns the queues that got one."""
     routes = record.routes
     if len(routes) == 1 and not routes[0].essentials:
-        return [_queue_whole(record, routes[0], progress, queue_of)] if record.packets else []
+        owner = owners.get(routes[0].topic, progress) if owners else progress
+        return [_queue_whole(record, routes[0], owner, queue_of)] if record.packets and owner else []
     by_partition: dict[Partition, list[int]] = {}
     by_essentials: dict[Partition, list[int]] = {}
     places = [Partition(route.topic, route.partition) for route in routes]
@@ -255,14 +288,18 @@ def cut(
     gates = {}
     touched = []
     for copy, packets in by_essentials.items():
-        chunk = _chunk(record, packets, progress, other=_name(places[record.indexes[packets[0]]]))
+        if (owner := owners.get(copy.topic, progress)) is None:
+            continue
+        chunk = _chunk(record, packets, owner, other=_name(places[record.indexes[packets[0]]]))
         chunk.opens = gates[copy] = Gate()
-        touched.append(_put(queue_of(copy), chunk, progress))
+        touched.append(_put(queue_of(copy), chunk, owner))
     for place, packets in by_partition.items():
+        if (owner := owners.get(place.topic, progress)) is None:
+            continue
         copy = next((copies[record.indexes[packet]] for packet in packets if copies[record.indexes[packet]]), None)
-        chunk = _chunk(record, packets, progress, other=_name(copy) if copy else "")
-        chunk.after = gates[copy] if copy else None
-        touched.append(_put(queue_of(place), chunk, progress))
+        chunk = _chunk(record, packets, owner, other=_name(copy) if copy else "")
+        chunk.after = gates.get(copy) if copy else None
+        touched.append(_put(queue_of(place), chunk, owner))
     return touched
 
 

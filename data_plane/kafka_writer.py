@@ -15,7 +15,7 @@ the end of that client, so that nothing passes the refused packet.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -33,10 +33,10 @@ from trackside.data_plane.kafka_errors import AFTERMATH, REFUSALS, TOO_LARGE, VA
 from trackside.data_plane.kafka_graveyard import Graveyard
 from trackside.data_plane.kafka_health import BrokerHealth
 from trackside.data_plane.kafka_publisher import KafkaPublisher
-from trackside.data_plane.kafka_queue import Chunk, PartitionQueue, RecordProgress, RingAccount, cut
+from trackside.data_plane.kafka_queue import Chunk, ParkAccount, PartitionQueue, RecordProgress, RingAccount, cut
 from trackside.data_plane.kafka_topics import KafkaTopics, TopicState
 from trackside.data_plane.log import LogState, Partition, Refusal, Wake
-from trackside.data_plane.record import Record
+from trackside.data_plane.record import Record, Source
 from trackside.data_plane.spec import Settings
 from trackside.data_plane.worker import log_line
 
@@ -102,6 +102,9 @@ class KafkaLogWriter:
         self._by_topic: dict[str, list[PartitionQueue]] = {}
         self._busy: set[PartitionQueue] = set()
         self._dirty: set[PartitionQueue] = set()
+        self._parked = 0  # numbers of the park that are not logged
+        self._parked_logged: list[int] = []
+        self._held: frozenset[str] = frozenset()
 
         file = DeadLetterFile(Path(settings.data_dir) / "dead-letters")
         self._graveyard = Graveyard(self._queue(Partition(dead_letter_topic, 0)), file, self._on_buried)
@@ -117,19 +120,84 @@ class KafkaLogWriter:
 
     # -- LogWriter ----------------------------------------------------------------------------------------------------
 
-    def append(self, ring: str, end: int, record: Record) -> None:
+    def append(self, ring: str, end: int, record: Record, parked: Mapping[str, int] | None = None) -> None:
         account = self._accounts.get(ring)
         if account is None:
             account = self._accounts[ring] = RingAccount()
-        progress = RecordProgress(ring, account, end)
+        progress = RecordProgress(ring, account, end, time.monotonic())
         account.add(progress)
-        touched = cut(record, progress, self._queue)
+        touched = (
+            cut(record, progress, self._queue, self._owners(ring, end, parked))
+            if parked
+            else cut(record, progress, self._queue)
+        )
+        self._take_note(record, touched)
+        if not progress.left:
+            account.settle()
+
+    def append_parked(self, ring: str, end: int, record: Record, parked: Mapping[str, int]) -> None:
+        self._take_note(record, cut(record, None, self._queue, self._owners(ring, end, parked)))
+
+    def _take_note(self, record: Record, touched: list[PartitionQueue]) -> None:
         self._busy.update(touched)
         self._dirty.update(touched)
         self._count["appended"] += len(record.packets)
         self._count["bytes"] += sum(map(len, record.packets))
-        if not touched:
-            account.settle()
+
+    def _owners(self, ring: str, end: int, parked: Mapping[str, int]) -> dict[str, RecordProgress | None]:
+        by_number: dict[int, RecordProgress | None] = {0: None}
+        for number in parked.values():
+            if number not in by_number:
+                by_number[number] = RecordProgress(ring, ParkAccount(number, self._parked_logged), end)
+                self._parked += 1
+        return {topic: by_number[number] for topic, number in parked.items()}
+
+    # -- parking ------------------------------------------------------------------------------------------------------
+
+    def overdue(self, seconds: float) -> set[str]:
+        before = time.monotonic() - seconds
+        return {
+            queue.partition.topic
+            for queue in self._busy
+            if isinstance(owner := queue.owner_of_oldest(), RecordProgress)
+            and not owner.parked
+            and owner.appended_at < before
+        }
+
+    def unlogged(self, topics: Collection[str]) -> dict[Source, set[str]]:
+        found: dict[Source, set[str]] = {}
+        for topic, _, owner in self._chunks_in_rings(topics):
+            found.setdefault(Source(owner.ring, owner.end), set()).add(topic)
+        return found
+
+    def _chunks_in_rings(self, topics: Iterable[str]) -> Iterator[tuple[str, Chunk, RecordProgress]]:
+        for topic in topics:
+            for queue in self._by_topic.get(topic, ()):
+                for chunk in (*queue.in_flight, *queue.waiting):
+                    if isinstance(chunk.owner, RecordProgress) and not chunk.owner.parked:
+                        yield topic, chunk, chunk.owner
+
+    def park(self, numbers: Mapping[Source, Mapping[str, int]]) -> None:
+        owners = {source: self._owners(*source, parked) for source, parked in numbers.items()}
+        topics = {topic for parked in numbers.values() for topic in parked}
+        for topic, chunk, before in list(self._chunks_in_rings(topics)):
+            owner = owners.get(Source(before.ring, before.end), {}).get(topic)
+            if owner is not None:
+                chunk.owner = owner
+                owner.left += 1
+                before.on_logged(chunk)  # as far as its ring is concerned
+
+    def parked_logged(self) -> list[int]:
+        logged = self._parked_logged.copy()
+        self._parked_logged.clear()
+        self._parked -= len(logged)
+        return logged
+
+    def hold(self, topics: Collection[str]) -> None:
+        self._held = frozenset(topics)
+        self._dirty |= self._busy
+
+    # -- LogWriter, the rest ------------------------------------------------------------------------------------------
 
     def do_work(self) -> int:
         done = self._admin.do_work()
@@ -175,7 +243,7 @@ class KafkaLogWriter:
         return self._all_logged()
 
     def _all_logged(self) -> bool:
-        return all(account.empty for account in self._accounts.values())
+        return self._parked == len(self._parked_logged) and all(account.empty for account in self._accounts.values())
 
     # -- clients ------------------------------------------------------------------------------------------------------
 
@@ -252,6 +320,8 @@ class KafkaLogWriter:
     def _pump(self, queue: PartitionQueue, now: float) -> int:
         """Hand over what may go now. Returns how many messages went."""
         if not queue.waiting or queue.sent or queue.burying or now < queue.retry_at or self._gated(queue):
+            return 0
+        if self._held and queue.partition.topic in self._held:
             return 0
         topic = self._topics.get(queue.partition.topic)
         refusal = topic.refusal(queue.partition.number)

@@ -25,6 +25,7 @@ from trackside.shm.ring import RingReader, RingRecord, RingWriter
 __all__ = [
     "FRAME",
     "PACKETS",
+    "PARKED_STILL",
     "Commit",
     "CommitAnswer",
     "FilterSpec",
@@ -32,6 +33,7 @@ __all__ = [
     "Leave",
     "Limits",
     "Mark",
+    "Parks",
     "PeerLink",
     "PeerSet",
     "ProgressAnswer",
@@ -235,6 +237,22 @@ class Limits(msgspec.Struct, array_like=True, frozen=True):
     value_bytes_max: int
 
 
+PARKED_STILL = (1 << 63) - 1
+"""Of a topic whose packets go on being parked."""
+
+
+class Parks(msgspec.Struct, array_like=True, frozen=True):
+    """Producer to peer: all topics that are parked now, as (topic, logged, parked).
+
+    In the records of this ring that end at or below ``logged`` the log has all packets of the topic; those that end
+    above that and at or below ``parked`` are safe in the park when ``commit`` has passed them, and not in the log.
+    ``full``: the topics whose packets still go into the park (``PARKED_STILL``) must wait.
+    """
+
+    topics: list[tuple[str, int, int]]
+    full: bool = False
+
+
 Message = (
     Slice
     | Leave
@@ -254,6 +272,7 @@ Message = (
     | CommitAnswer
     | Refused
     | Limits
+    | Parks
 )
 
 _KINDS: dict[type, int] = {
@@ -268,6 +287,7 @@ _KINDS: dict[type, int] = {
     Commit: 18,
     Refused: 20,
     Limits: 21,
+    Parks: 22,
     Mark: 31,
     SliceEnd: 32,
     WatermarksAnswer: 33,

@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from trackside.data_plane.batch_draft import Draft, Part, split_record
+from trackside.data_plane.batch_draft import Draft, Part, SplitRecord, split_record
 from trackside.data_plane.data_dir import boot_id, claim_data_dir, partition_dir
 from trackside.data_plane.device_sync import DeviceSync
 from trackside.data_plane.ends_table import EndsWriter
@@ -27,7 +27,7 @@ from trackside.data_plane.log import LogState, Partition, Refusal, Wake
 from trackside.data_plane.log_recovery import OnDisk
 from trackside.data_plane.open_files import OpenFiles
 from trackside.data_plane.partition_tail import UNSYNCED_ENTRIES_MAX, PartitionTail, TailPolicy
-from trackside.data_plane.record import Record
+from trackside.data_plane.record import Record, Source
 from trackside.data_plane.spec import Settings
 from trackside.data_plane.worker import log_line
 from trackside.shm.segment import SegmentError
@@ -41,7 +41,8 @@ RETRY_SECONDS = 0.25
 
 @dataclass(eq=False)
 class _Queue:
-    """What waits for one partition. ``behind``: queues of essentials that must be empty before this one is written."""
+    """What waits for one partition. ``behind``: queues of essentials that must be empty before this one is written.
+    ``all_parked``: all that waits is in the park. ``failing_since``: 0.0 while the disk takes it."""
 
     partition: Partition
     waiting: list[Part] = field(default_factory=list)
@@ -49,6 +50,8 @@ class _Queue:
     tail: PartitionTail | None = None
     retry_at: float = 0.0
     reason: str = ""
+    failing_since: float = 0.0
+    all_parked: bool = False
 
     def held(self) -> bool:
         """Whether essentials that belong before these entries are not in the log yet."""
@@ -100,6 +103,10 @@ class LocalLogWriter:
         self._essentials: dict[_Queue, None] = {}  # with something waiting that others are behind
         self._others: dict[_Queue, None] = {}  # all others with something waiting
         self._appended: dict[str, int] = {}
+        self._parked: dict[int, int] = {}  # by number in the park: parts that wait
+        self._parked_logged: list[int] = []
+        self._rings_of_parks: set[str] = set()
+        self._held_topics: frozenset[str] = frozenset()
         self._logged: dict[str, int] = {}
         self._unsynced: dict[PartitionTail, None] = {}
         self._device: DeviceSync[PartitionTail] = DeviceSync(wake)
@@ -109,21 +116,35 @@ class LocalLogWriter:
 
     # --- taking over
 
-    def append(self, ring: str, end: int, record: Record) -> None:
+    def append(self, ring: str, end: int, record: Record, parked: Mapping[str, int] | None = None) -> None:
         before = self._appended.get(ring, 0)
         self._appended[ring] = end
         split = split_record(ring, before, end, record)
+        self._take(split.parked_as(parked) if parked else split)
+
+    def append_parked(self, ring: str, end: int, record: Record, parked: Mapping[str, int]) -> None:
+        self._rings_of_parks.add(ring)
+        self._take(split_record(ring, 0, end, record).parked_as(parked, only=True))
+
+    def _take(self, split: SplitRecord) -> None:
         first = [self._queue(partition) for partition in split.essentials]
         for queue, part in zip(first, split.essentials.values(), strict=True):
-            queue.waiting.append(part)
+            self._wait(queue, part)
             self._others.pop(queue, None)
             self._essentials[queue] = None
         for partition, part in split.own.items():
             queue = self._queue(partition)
-            queue.waiting.append(part)
+            self._wait(queue, part)
             queue.behind.update(dict.fromkeys(first))
             if queue not in self._essentials:
                 self._others[queue] = None
+
+    def _wait(self, queue: _Queue, part: Part) -> None:
+        queue.waiting.append(part)
+        if part.parked:
+            self._parked[part.parked] = self._parked.get(part.parked, 0) + 1
+        else:
+            queue.all_parked = False
 
     def _queue(self, partition: Partition) -> _Queue:
         queue = self._queues.get(partition)
@@ -139,7 +160,7 @@ class LocalLogWriter:
             now = self._monotonic()
             # Essentials first, in the log and to the eye: who sees a packet finds its essentials copy there already.
             entries = sum(self._write(queue, now, self._essentials) for queue in list(self._essentials))
-            ready = [queue for queue in self._others if not queue.held()]
+            ready = [queue for queue in self._others if not queue.held() and queue.partition.topic not in self._held_topics]
             entries += sum(self._write(queue, now, self._others) for queue in ready)
         self._account()
         if entries:
@@ -157,12 +178,13 @@ class LocalLogWriter:
             tail = queue.tail or self._open(queue)
             while queue.waiting:
                 entries += self._write_batch(queue, tail)
-            queue.reason = ""
+            queue.reason, queue.failing_since = "", 0.0
             del group[queue]
         except (OSError, SegmentError) as error:
             self._counts["write_failures"] += 1
             queue.reason = self._reason(queue.partition, error)
             queue.retry_at = now + RETRY_SECONDS
+            queue.failing_since = queue.failing_since or now
         if entries and queue.tail is not None:
             queue.tail.publish()
             self._expire(queue.tail)
@@ -189,6 +211,8 @@ class LocalLogWriter:
                 if tail.unsynced_entries > UNSYNCED_ENTRIES_MAX:
                     self._sync_at = 0.0  # out of turn
         self._counts["repeats"] += repeats
+        if self._parked:
+            self._note_logged(queue.waiting[:taken])
         del queue.waiting[:taken]
         return len(draft.values)
 
@@ -211,13 +235,61 @@ class LocalLogWriter:
         """Moves ``logged`` of each ring to the end of its last record before the first that still waits."""
         held: dict[str, int] = {}
         for queue in (*self._essentials, *self._others):
-            for part in queue.waiting:
-                held[part.ring] = min(part.before, held.get(part.ring, part.before))
+            for part in () if queue.all_parked else queue.waiting:
+                if not part.parked:
+                    held[part.ring] = min(part.before, held.get(part.ring, part.before))
         self._logged.update(self._appended if not held else self._appended | held)
 
     def _reason(self, partition: Partition, error: Exception) -> str:
         what = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         return f"the local log in {self._data_dir} cannot write {partition.topic}/{partition.number}: {what}"
+
+    # --- parking
+
+    def overdue(self, seconds: float) -> set[str]:
+        before = self._monotonic() - seconds
+        waiting = (*self._essentials, *self._others)
+        return {q.partition.topic for q in waiting if 0.0 < q.failing_since < before and not q.all_parked}
+
+    def unlogged(self, topics: Collection[str]) -> dict[Source, set[str]]:
+        found: dict[Source, set[str]] = {}
+        for queue in self._waiting_for(topics):
+            for part in queue.waiting:
+                if not part.parked:
+                    found.setdefault(Source(part.ring, part.end), set()).add(queue.partition.topic)
+        return found
+
+    def _waiting_for(self, topics: Collection[str]) -> list[_Queue]:
+        return [queue for queue in (*self._essentials, *self._others) if queue.partition.topic in topics]
+
+    def park(self, numbers: Mapping[Source, Mapping[str, int]]) -> None:
+        for queue in self._waiting_for({topic for parked in numbers.values() for topic in parked}):
+            topic = queue.partition.topic
+            waiting, queue.waiting, queue.all_parked = queue.waiting, [], True
+            for part in waiting:
+                number = 0 if part.parked else numbers.get(Source(part.ring, part.end), {}).get(topic, 0)
+                if number:
+                    self._wait(queue, part._replace(parked=number))
+                else:
+                    queue.waiting.append(part)
+                    queue.all_parked = queue.all_parked and part.parked != 0
+        self._account()
+
+    def _note_logged(self, parts: list[Part]) -> None:
+        for part in parts:
+            if not part.parked:
+                continue
+            self._parked[part.parked] -= 1
+            if not self._parked[part.parked]:
+                del self._parked[part.parked]
+                self._parked_logged.append(part.parked)
+
+    def parked_logged(self) -> list[int]:
+        logged, self._parked_logged = self._parked_logged, []
+        return logged
+
+    def hold(self, topics: Collection[str]) -> None:
+        self._held_topics = frozenset(topics)
 
     # --- syncing
 
@@ -313,7 +385,8 @@ class LocalLogWriter:
 
     def _is_live(self, ring: str) -> bool:
         live = self._live_rings() if callable(self._live_rings) else self._live_rings
-        return live is None or ring in self._appended or ring.startswith(tuple(live))
+        known = ring in self._appended or ring in self._rings_of_parks
+        return live is None or known or ring.startswith(tuple(live))
 
 
 _COUNTS = (

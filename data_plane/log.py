@@ -9,10 +9,10 @@ agent thread of their process. What an implementation does in threads of its own
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-from trackside.data_plane.record import Record
+from trackside.data_plane.record import Record, Source
 
 __all__ = [
     "END",
@@ -112,13 +112,37 @@ class Run(NamedTuple):
 class LogWriter(Protocol):
     """Appends records of a producer's rings. One instance a producer process; not thread-safe."""
 
-    def append(self, ring: str, end: int, record: Record) -> None:
+    def append(self, ring: str, end: int, record: Record, parked: Mapping[str, int] | None = None) -> None:
         """Take over one record that ends at position ``end`` of ring ``ring``. Never blocks, never refuses.
 
         Order of calls is order in each partition. A packet with ``essentials`` goes to that topic's partition 0
         first. Memory is bounded by the rings: what is not logged is not committed. A record that this log already
         has (a producer died between its write and its commit) is recognised where the implementation promises it.
+
+        ``parked``: topics for which the record is in the park, with the number it has there (see ``park``); with 0 it
+        has been appended from there, and is left out.
         """
+
+    def append_parked(self, ring: str, end: int, record: Record, parked: Mapping[str, int]) -> None:
+        """What a predecessor had parked: of the record, what is bound for the topics in ``parked``, by numbers that are
+        not 0. It has no part in ``logged(ring)``. Before the first ``append``, in the order of the park."""
+
+    def overdue(self, seconds: float) -> set[str]:
+        """Topics with something that has waited for longer than this, and is not parked. Cheap: asked ten times a
+        second."""
+
+    def unlogged(self, topics: Collection[str]) -> dict[Source, set[str]]:
+        """Records with something for ``topics`` that the log does not have and that is not parked: for which of them."""
+
+    def park(self, numbers: Mapping[Source, Mapping[str, int]]) -> None:
+        """These records are in the park, for these topics, under these numbers: ``logged`` of their rings need not wait
+        for it any more. It is still to be logged, in its place, and ``parked_logged`` says when."""
+
+    def parked_logged(self) -> list[int]:
+        """Numbers since the last call of whose records the log has (or has refused for good) all that was parked."""
+
+    def hold(self, topics: Collection[str]) -> None:
+        """Nothing more is handed to the log for these topics until the next call, which names all again."""
 
     def do_work(self) -> int:
         """Move what was appended towards the log and take reports. Returns how many entries moved (0: idle).

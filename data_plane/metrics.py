@@ -27,6 +27,7 @@ __all__ = [
     "LIMITS",
     "LOGGED_TO_SENT",
     "METRICS",
+    "PARK_STATISTICS",
     "PUBLISHED",
     "READ",
     "READERS_STATISTICS",
@@ -297,6 +298,20 @@ WRITER_STATISTICS = {
 }
 """What :meth:`LogWriter.statistics` tells; ``refused`` is trackside_producer_refused_total."""
 
+PARK_STATISTICS = {
+    "parked_topics": _gauge(
+        "trackside_producer_parked_topics", "Topics that the log does not take now, and are parked."
+    ),
+    "parked_bytes": _gauge("trackside_producer_parked_bytes", "Bytes in the park that the log does not have."),
+    "parked_age": _gauge(
+        "trackside_producer_parked_age_seconds", "For how long the oldest packet in the park has been waiting."
+    ),
+    "parked": _counter("trackside_producer_parked_total", "Times that a topic was parked; the log says which."),
+    "unparked": _counter("trackside_producer_unparked_total", "Times that the log had all of a parked topic again."),
+    "parked_packets": _counter("trackside_producer_parked_packets_total", "Packets that were copied to the park."),
+}
+"""What :meth:`Parking.statistics` tells."""
+
 # --- consumers -----------------------------------------------------------------------------------------------------
 
 CONSUMER = (
@@ -373,7 +388,7 @@ FORWARDER = (
 GROUPS: dict[str, tuple[Metric, ...]] = {
     "reference": REFERENCE,
     "gateway": (*GATEWAY, *READERS_STATISTICS.values()),
-    "producer": (*PRODUCER, *WRITER_STATISTICS.values()),
+    "producer": (*PRODUCER, *PARK_STATISTICS.values(), *WRITER_STATISTICS.values()),
     "consumer": (*CONSUMER, *READER_STATISTICS.values()),
     "connections": (EXPIRED,),
     "forwarder": FORWARDER,

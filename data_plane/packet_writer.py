@@ -38,6 +38,8 @@ ParseMessage = Callable[[bytes, Context], Awaitable[Parcels]]
 
 ONE_GO_BYTES = 64 << 10
 """A message of this size has at most some thousands of packets, however small they are."""
+Ends = dict[ProducerProxy, dict[str, int]]
+"""By producer and topic: the end of the last record with packets for it."""
 
 
 class _NotLogged(Exception):
@@ -76,12 +78,17 @@ class _Unlogged:
         for producer, stretches in self._stretches.items():
             self.refused = self.refused or _refused_of(producer, stretches)
             done = bisect_right(stretches, committed[producer], key=_end_of)
-            del stretches[:done]
-            self._count -= done
+            parked = [stretch for stretch in stretches[:done] if _is_parked(stretch)] if producer.has_parks() else []
+            stretches[:done] = parked
+            self._count -= done - len(parked)
 
 
 def _end_of(stretch: Stretch) -> int:
     return stretch.end
+
+
+def _is_parked(stretch: Stretch) -> bool:
+    return any(stretch.producer.is_parked(topic, stretch.end) for topic in stretch.topics)
 
 
 def _refused_of(producer: ProducerProxy, stretches: list[Stretch]) -> Refused | None:
@@ -144,14 +151,14 @@ class PacketWriter:
             if self._wants_log(context):
                 unlogged = _Unlogged(self._peer)
                 unlogged.add(accepted)
-                await self._logged(_ends(accepted), context, unlogged)
+                await self._logged(_ends(accepted, {}), context, unlogged)
         except REFUSED as error:
             await context.abort(self._status(error), str(error))
         return b""
 
     async def _stream(self, parse: ParseMessage, context: Context) -> bytes:
         messages = 0
-        last: dict[ProducerProxy, int] = {}
+        last: Ends = {}
         unlogged = _Unlogged(self._peer)
         wants_log = self._wants_log(context)
         peer = address_of(context) if self._rates.is_on else ""
@@ -161,13 +168,13 @@ class PacketWriter:
                     await self._rates.wait_turn(peer, len(request), self._bound(context))
                 accepted = await self._accept(await parse(request, context), context)
                 messages += 1
-                last.update(_ends(accepted))
+                _ends(accepted, last)
                 if wants_log:
                     unlogged.add(accepted)
             if wants_log:
                 await self._logged(last, context, unlogged)
             else:
-                await self._peer.wait_committed(last, self._bound(context))
+                await self._peer.wait_logged(last, self._bound(context))
         except REFUSED as error:
             await context.abort(self._status(error), str(error), ((ACCEPTED_TRAILER, str(messages)),))
         except (asyncio.CancelledError, Forbidden):
@@ -196,11 +203,11 @@ class PacketWriter:
             self._count.held_back.add(1)
             self._count.held_back_seconds.add(time.monotonic_ns() - begun)
 
-    async def _logged(self, last: Mapping[ProducerProxy, int], context: Context, unlogged: _Unlogged) -> None:
+    async def _logged(self, last: Ends, context: Context, unlogged: _Unlogged) -> None:
         """Until the log has everything up to ``last``. Raises _NotLogged."""
         bound = self._bound(context)
-        if not await self._peer.wait_committed(last, bound):
-            reasons = [producer.log_state().reason for producer in last]
+        if not await self._peer.wait_logged(last, bound):
+            reasons = [producer.log_state().reason for producer in last] + _parked_topics(last)
             why = next(filter(None, reasons), "the log is slow")
             raise _NotLogged(f"accepted, but not logged within {bound:g} s: {why}; it will be when the log answers")
         unlogged.look()
@@ -236,5 +243,19 @@ class PacketWriter:
         return status
 
 
-def _ends(accepted: Accepted) -> dict[ProducerProxy, int]:
-    return {stretch.producer: stretch.end for stretch in accepted}
+def _ends(accepted: Accepted, ends: Ends) -> Ends:
+    """Note in ``ends`` where each topic's last packet of an accepted request is."""
+    for stretch in accepted:
+        of_producer = ends.setdefault(stretch.producer, {})
+        for topic in stretch.topics:
+            of_producer[topic] = stretch.end
+    return ends
+
+
+def _parked_topics(ends: Ends) -> list[str]:
+    return [
+        f"topic {topic} is parked"
+        for producer, of_producer in ends.items()
+        for topic, end in of_producer.items()
+        if producer.is_parked(topic, end)
+    ]

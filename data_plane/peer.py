@@ -21,10 +21,12 @@ from trackside.data_plane.frame import decode_frame
 from trackside.data_plane.link import (
     FRAME,
     PACKETS,
+    PARKED_STILL,
     CommitAnswer,
     Limits,
     Mark,
     Message,
+    Parks,
     ProgressAnswer,
     ProgressRequest,
     Refused,
@@ -75,6 +77,7 @@ class Stretch(NamedTuple):
     producer: ProducerProxy
     begin: int
     end: int
+    topics: Iterable[str] = ()  # that its packets go to, copies included
 
 
 Accepted = list[Stretch]
@@ -147,6 +150,9 @@ class ProducerProxy(_LinkProxy):
         super().__init__(link, worker)
         self.value_bytes_max = worker.spec.settings.max_packet_bytes
         self.refusals: deque[Refused] = deque(maxlen=10_000)
+        self._parks: dict[str, tuple[int, int]] = {}  # of each parked topic: logged, parked
+        self._closed: frozenset[str] = frozenset()  # topics whose park is full
+        self._park_waits: set[asyncio.Future[None]] = set()
         self._shares: Counter[str] = Counter()
         self._in_ring: deque[tuple[int, Counter[str]]] = deque()
         self._waits: list[tuple[int, int, asyncio.Future[None]]] = []
@@ -179,9 +185,12 @@ class ProducerProxy(_LinkProxy):
         return commit
 
     def blocked_topic(self, sizes: Mapping[str, int]) -> str | None:
-        """A topic of ``sizes`` that would exceed its share of the ring; one that has nothing in it never does."""
+        """A topic of ``sizes`` that would exceed its share of the ring, or whose park is full. One that has nothing in
+        the ring does not exceed its share."""
         limit = self.down.capacity_bytes // TOPIC_SHARE
         for topic, size in sizes.items():
+            if topic in self._closed:
+                return topic
             held = self._shares.get(topic, 0)
             if held and held + size > limit:
                 return topic
@@ -203,7 +212,36 @@ class ProducerProxy(_LinkProxy):
         assert position is not None
         self._note(position, parcel.sizes)
         self.doorbell.ring_if_asleep()
-        return Stretch(self, begin, position)
+        return Stretch(self, begin, position, parcel.sizes)
+
+    # -- parked topics ------------------------------------------------------------------------------------------------
+
+    def on_parks(self, news: Parks) -> None:
+        self._parks = {topic: (logged, parked) for topic, logged, parked in news.topics}
+        still = (topic for topic, _, parked in news.topics if parked == PARKED_STILL)
+        self._closed = frozenset(still) if news.full else frozenset()
+        waits, self._park_waits = self._park_waits, set()
+        for wait in waits:
+            if not wait.done():
+                wait.set_result(None)
+
+    def is_parked(self, topic: str, end: int) -> bool:
+        """Whether packets for ``topic`` in a record that ends at ``end`` are in the park, and not in the log; asked when
+        ``commit`` has passed it and the news before that were taken."""
+        parks = self._parks.get(topic)
+        return parks is not None and parks[0] < end <= parks[1]
+
+    def has_parks(self) -> bool:
+        return bool(self._parks)
+
+    def is_closed(self, topic: str | None) -> bool:
+        return topic in self._closed
+
+    def when_parks_change(self) -> asyncio.Future[None]:
+        """Done at the next news of parked topics. The caller bounds the wait and cancels what it gives up."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._park_waits = {wait for wait in self._park_waits if not wait.done()} | {future}
+        return future
 
     def when_committed(self, position: int) -> asyncio.Future[None]:
         """Done when commit has passed ``position``. The caller bounds the wait and cancels what it gives up."""
@@ -420,6 +458,8 @@ class Peer:
                 proxy.value_bytes_max = min(message.value_bytes_max, self.worker.spec.settings.max_packet_bytes)
             case Refused() if isinstance(proxy, ProducerProxy):
                 proxy.refusals.append(message)
+            case Parks() if isinstance(proxy, ProducerProxy):
+                proxy.on_parks(message)
             case _:
                 raise AssertionError(f"{type(message).__name__} from {proxy.name}")
 
@@ -545,6 +585,12 @@ class Peer:
             state = producer.log_state()
             if not state.available:
                 return LogUnavailable(f"not accepted {when}: {state.reason}")
+        for producer in submission.parts:
+            if producer.is_closed(submission.blocked_by):
+                return LogUnavailable(
+                    f"not accepted {when}: the log does not take topic {submission.blocked_by}, and the park of "
+                    f"{producer.name} for what waits for it is full; other topics are taken"
+                )
         producer = next(iter(submission.parts))
         what = f"topic {submission.blocked_by} has used its share of" if submission.blocked_by else "no room in"
         return RingFull(
@@ -565,6 +611,23 @@ class Peer:
             for wait in waits:
                 wait.cancel()
         return not pending
+
+    async def wait_logged(self, ends: Mapping[ProducerProxy, Mapping[str, int]], timeout: float) -> bool:
+        """Until the log has everything up to these positions, for these topics; False when the bound passed first.
+
+        As :meth:`wait_committed`, but what is parked does not count.
+        """
+        deadline = asyncio.get_running_loop().time() + timeout
+        if not await self.wait_committed({producer: max(of.values()) for producer, of in ends.items() if of}, timeout):
+            return False
+        self.take_news()
+        while parked := [producer for producer, of in ends.items() if any(starmap(producer.is_parked, of.items()))]:
+            left = deadline - asyncio.get_running_loop().time()
+            waits = [producer.when_parks_change() for producer in parked]
+            done, _ = await asyncio.wait(waits, timeout=max(0.0, left), return_when=asyncio.FIRST_COMPLETED)
+            if not done:
+                return False
+        return True
 
     # -- questions ----------------------------------------------------------------------------------------------------
 

@@ -1,25 +1,28 @@
 """The producer process: the only one that writes the log.
 
 Duty cycle: take records from the down rings of all peers in the order of their stamps, hand them to the log writer, let
-it work, and move each ring's commit to where its records are logged. Nothing is committed before the log has it, so a
-successor starts at ``commit`` and finds everything that this process had taken and not logged.
+it work, and move each ring's commit to where its records are logged. Nothing is committed before the log has it, or the
+park (``parking.py``), so a successor starts with the park, then at ``commit``, and finds everything that this process had
+taken and not logged.
 """
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import msgspec
 
 from trackside.data_plane import metrics
-from trackside.data_plane.link import PACKETS, Limits, PeerLink, PeerSet, Refused, encode_message
-from trackside.data_plane.log import LogWriter, Partition
+from trackside.data_plane.link import PACKETS, Limits, Parks, PeerLink, PeerSet, Refused, encode_message
+from trackside.data_plane.log import LogState, LogWriter, Partition
 from trackside.data_plane.log_backend import open_writer
+from trackside.data_plane.parking import Parked, Parking, Unlogged
 from trackside.data_plane.poison import NOTHING, one_by_one
-from trackside.data_plane.record import Record, decode_record
+from trackside.data_plane.record import Record, Route, decode_record
 from trackside.data_plane.routing import Routing
 from trackside.data_plane.stream_metrics import routed_counters
 from trackside.data_plane.worker import Worker, run_agent
@@ -30,13 +33,8 @@ __all__ = ["Producer", "run"]
 LIMITS_SECONDS = 1.0
 """How often the log is asked for the largest packet that it takes, and for its statistics."""
 
-
-class _Appended(NamedTuple):
-    """A record that the log was given and does not have yet."""
-
-    end: int
-    stamp_ns: int
-    record: Record
+LOOK_SECONDS = 0.1
+"""How often somebody looks which topics are blocked, and tells peers how far parked ones are."""
 
 
 class Producer:
@@ -53,20 +51,44 @@ class Producer:
         self._routed = routed_counters(worker.counters, Routing(worker.spec.settings))
         self._latency = metrics.latency(worker.counters, metrics.ACCEPTED_TO_LOGGED)
         self._mirror = metrics.Mirror(worker.counters, metrics.WRITER_STATISTICS)
-        self._unlogged: dict[PeerLink, deque[_Appended]] = {peer: deque() for peer in self._links}
+        self._parks_mirror = metrics.Mirror(worker.counters, metrics.PARK_STATISTICS)
+        self._unlogged: dict[PeerLink, deque[Unlogged]] = {peer: deque() for peer in self._links}
+        self._numbers = itertools.count()
         self._refused: defaultdict[tuple[str, int], list[tuple[int, Partition]]] = defaultdict(list)
         self._unsaid: dict[PeerLink, deque[Refused]] = {peer: deque() for peer in self._links}
         self._told: dict[PeerLink, tuple[int, int]] = {}  # which limit each peer, in which incarnation, knows
+        self._told_parks: dict[PeerLink, tuple[int, int, Parks]] = {}  # in which incarnation, of which version, what
         self._limits_at = 0.0
+        self._look_at = 0.0
+        settings = worker.spec.settings
+        self._parking = Parking(
+            Path(worker.spec.instance) / "parks" / f"{worker.spec.name}.park",
+            writer,
+            self._backlog,
+            after_seconds=settings.park_after_seconds,
+            bytes_max=settings.park_bytes,
+            essentials_of=Routing(settings).essentials_topic,
+            say=worker.log,
+        )
+
+    def _backlog(self) -> Iterator[tuple[str, Unlogged]]:
+        return ((peer.down.ring_id, found) for peer, records in self._unlogged.items() for found in records)
 
     def do_work(self) -> int:
         done = self._take()
         done += self.log.do_work()
         self._report_refusals()
+        self._look_after_parks()
         done += self._commit()
         self._tell_limits()
-        self.worker.follow_log_state(self.log.state())
+        self._follow_log_state()
         return done
+
+    def _follow_log_state(self) -> None:
+        state = self.log.state()
+        if state.available and self._parking.topics:
+            state = LogState(True, self._parking.summary())
+        self.worker.follow_log_state(state)
 
     def _take(self) -> int:
         due = self._merge.take()
@@ -83,8 +105,10 @@ class Producer:
                 record.count()
         except msgspec.MsgspecError as error:
             raise ValueError(f"ring {peer.down.ring_id}: no record at position {found.position}: {error}") from error
-        self.log.append(peer.down.ring_id, found.end, record)
-        self._unlogged[peer].append(_Appended(found.end, found.stamp_ns, record))
+        ring = peer.down.ring_id
+        parked = self._parking.claim(ring, found.end, found.stamp_ns, record) if self._parking.topics else None
+        self.log.append(ring, found.end, record, parked)
+        self._unlogged[peer].append(Unlogged(found.end, found.stamp_ns, record, next(self._numbers)))
         self._count.records.add(1)
         self._count.packets.add(found.count)
 
@@ -102,7 +126,7 @@ class Producer:
         moved = 0
         for peer in self._links:
             position = self.log.logged(peer.down.ring_id)
-            if position > peer.down.commit_position and self._say_refusals(peer):
+            if position > peer.down.commit_position and self._say_refusals(peer) and self._say_parks(peer):
                 self._count_logged(peer, position)
                 peer.commit(position)
                 moved += 1
@@ -110,15 +134,58 @@ class Producer:
 
     def _count_logged(self, peer: PeerLink, position: int) -> None:
         """Before the commit: what a death in between costs is counted twice and not missing."""
-        unlogged, now = self._unlogged[peer], time.monotonic_ns()
+        unlogged, now, ring = self._unlogged[peer], time.monotonic_ns(), peer.down.ring_id
         while unlogged and unlogged[0].end <= position:
-            end, stamp_ns, record = unlogged.popleft()
-            self._latency.observe(now - stamp_ns)
-            refused = self._refused.pop((peer.down.ring_id, end), ()) if self._refused else ()
+            end, stamp_ns, record, _ = unlogged.popleft()
+            parked = self._parking.claimed(ring, end)
+            if not parked:
+                self._latency.observe(now - stamp_ns)
+            refused = self._refused.pop((ring, end), ()) if self._refused else ()
             for route, packets, size in record.amounts(_lost(record, refused) if refused else ()):
-                logged, logged_bytes = self._routed.of(route.topic, route.partition, route.data_source)
-                logged.add(packets)
-                logged_bytes.add(size)
+                if not parked or route.topic not in parked:
+                    self._count_routed(route, packets, size)
+
+    def _count_routed(self, route: Route, packets: int, size: int) -> None:
+        logged, logged_bytes = self._routed.of(route.topic, route.partition, route.data_source)
+        logged.add(packets)
+        logged_bytes.add(size)
+
+    # -- parking ------------------------------------------------------------------------------------------------------
+
+    def _look_after_parks(self) -> None:
+        if self._parking.topics:
+            self._count_parked(self._parking.settle())
+        now = time.monotonic()
+        if now >= self._look_at:
+            self._look_at = now + LOOK_SECONDS
+            self._parking.look()
+            for peer in self._links:
+                self._tell_parks(peer)
+
+    def _count_parked(self, logged: Iterable[Parked]) -> None:
+        now = time.monotonic_ns()
+        for parked in logged:
+            self._latency.observe(max(0, now - parked.stamp_ns))
+            refused = self._refused.pop((parked.ring, parked.end), ()) if self._refused else ()
+            for route, packets, size in parked.record.amounts(_lost(parked.record, refused) if refused else ()):
+                if route.topic in parked.topics:
+                    self._count_routed(route, packets, size)
+
+    def _say_parks(self, peer: PeerLink) -> bool:
+        """Whether the peer knows of all parked topics: else a commit would say to it that they are logged."""
+        told = self._told_parks.get(peer)
+        if told is None:
+            return not self._parking.topics or self._tell_parks(peer)
+        return told[:2] == (peer.epoch, self._parking.version) or self._tell_parks(peer)
+
+    def _tell_parks(self, peer: PeerLink) -> bool:
+        news = self._parking.news(peer.down.ring_id, peer.down.commit_position)
+        now_told = peer.epoch, self._parking.version, news
+        if self._told_parks.get(peer) != now_told:
+            if not peer.try_send([encode_message(news)]):
+                return False
+            self._told_parks[peer] = now_told
+        return True
 
     def _report_refusals(self) -> None:
         for refusal in self.log.refusals():
@@ -152,21 +219,26 @@ class Producer:
             return
         self._limits_at = now + LIMITS_SECONDS
         self._mirror.show(self.log.statistics())
+        self._parks_mirror.show(self._parking.statistics())
         limit = self.log.value_bytes_max()
         for peer in self._links:
             if self._told.get(peer) != (peer.epoch, limit) and peer.try_send([encode_message(Limits(limit))]):
                 self._told[peer] = peer.epoch, limit
 
     def drained(self) -> bool:
-        """Everything that was published is logged."""
-        return not self._merge.waiting and all(
-            peer.down.commit_position == peer.down.publish_position() for peer in self._links
+        """Everything that was published or parked is logged."""
+        return (
+            self._parking.empty
+            and not self._merge.waiting
+            and all(peer.down.commit_position == peer.down.publish_position() for peer in self._links)
         )
 
     def close(self) -> None:
         self.log.close(timeout_seconds=1.0)
         self._report_refusals()
+        self._count_parked(self._parking.settle())
         self._commit()
+        self._parking.close()
 
 
 def _lost(record: Record, refused: Iterable[tuple[int, Partition]]) -> list[int]:

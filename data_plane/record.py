@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import msgspec
 
-__all__ = ["RECORD_BYTES_MAX", "Record", "Route", "decode_record", "encode_record", "record_overhead_bytes"]
+__all__ = ["RECORD_BYTES_MAX", "Record", "Route", "Source", "decode_record", "encode_record", "record_overhead_bytes"]
 
 RECORD_BYTES_MAX = 1 << 20
 """A record is at most this large, unless one packet alone is larger."""

@@ -1,9 +1,9 @@
 """The recovery process: start-up recovers before it cleans.
 
-Owns everything for a moment. It takes what dead instances of this server left in their write rings, from ``commit`` to
-``publish``, oldest instance first, merged by publish time as a producer would, whatever numbers of gateways and
-producers there were, logs it, and only then lets the rings go. Killed at any point it is simply run again: commit
-moves behind the log, and the log recognises what it has.
+Owns everything for a moment. It takes what dead instances of this server left, oldest instance first: what was parked,
+then what is in the write rings, from ``commit`` to ``publish``, merged by publish time as a producer would, whatever
+numbers of gateways and producers there were. It logs it, and only then lets the files go. Killed at any point it is
+simply run again: commit moves behind the log, and the log recognises what it has.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from trackside.data_plane import metrics
 from trackside.data_plane.link import PACKETS
 from trackside.data_plane.log import LogWriter
 from trackside.data_plane.log_backend import open_writer
+from trackside.data_plane.park_recovery import StaleParks
 from trackside.data_plane.poison import NOTHING, one_by_one
 from trackside.data_plane.record import decode_record
 from trackside.data_plane.worker import Worker
@@ -37,8 +38,9 @@ def write_rings_of(instance: Path, producer: str = "producer-*") -> list[Path]:
 def recover_instance(worker: Worker, log: LogWriter, instance: Path) -> int:
     """Log everything that ``instance`` had accepted. Blocks until the log has it, or the worker is told to stop.
 
-    Returns how many packets there were. Raises RingCorrupt: then the rings stay for a human to look at.
+    Returns how many packets there were. Raises RingCorrupt, ParkDamaged: then the files stay for a human to look at.
     """
+    parks = StaleParks(instance, log)
     rings = [RingReader(path) for path in write_rings_of(instance)]
     count = metrics.producer_counters(worker.counters)
 
@@ -53,18 +55,21 @@ def recover_instance(worker: Worker, log: LogWriter, instance: Path) -> int:
         for index, found in due:
             if found.kind != PACKETS:
                 raise ValueError(f"ring {rings[index].ring_id}: kind {found.kind} at position {found.position}")
-            log.append(rings[index].ring_id, found.end, decode_record(found.body))
+            ring, record = rings[index].ring_id, decode_record(found.body)
+            log.append(ring, found.end, record, parks.parked(ring, found.end, record))
         return sum(found.count for _, found in due)
 
-    packets = _wait_logged(worker, log, rings, count, take)
-    for ring in rings:
-        ring.close()
-    return packets
+    packets = _wait_logged(worker, log, parks, rings, count, take)
+    for reader in rings:
+        reader.close()
+    parks.close()
+    return packets + parks.packets
 
 
 def _wait_logged(
     worker: Worker,
     log: LogWriter,
+    parks: StaleParks,
     rings: list[RingReader],
     count: metrics.ProducerCounters,
     take: Callable[[], int],
@@ -84,9 +89,10 @@ def _wait_logged(
         for refusal in log.refusals():
             count.refused.add(1)
             worker.log("error", "dead letter", topic=refusal.partition.topic, reason=refusal.reason)
+        parks.settle()
         for ring in rings:
             ring.commit(max(ring.commit_position, log.logged(ring.ring_id)))
-        if all(ring.commit_position == ring.publish_position() for ring in rings):
+        if parks.empty and all(ring.commit_position == ring.publish_position() for ring in rings):
             break
         if time.monotonic() - said_at > SAY_SECONDS:
             said_at = time.monotonic()

@@ -46,6 +46,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     batching_seconds: float = 0.05
     acknowledge: Literal["Ring", "Log"] = "Ring"
     write_wait_seconds: float = 5.0
+    park_after_seconds: float = 2.0
+    park_bytes: int = 16 * MIB  # of one producer
     max_packet_bytes: int = 4 * MIB - 64 * KIB
     reader_buffer_bytes: int = 4 * MIB
     all_readers_buffer_bytes: int = 256 * MIB

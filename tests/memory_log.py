@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from trackside.data_plane.log import END, LogState, Partition, Progress, Refusal, Run, Watermarks
-from trackside.data_plane.record import Record
+from trackside.data_plane.record import Record, Source
 
 __all__ = ["MemoryCursor", "MemoryLog", "MemoryReader", "MemoryWriter"]
 
@@ -19,47 +19,114 @@ class Stored(NamedTuple):
 
 
 class MemoryLog:
-    """What writers and readers share. Tests look into it and break it (``available``)."""
+    """What writers and readers share. Tests look into it and break it (``available``, ``blocked`` topics)."""
 
     def __init__(self) -> None:
         self.identity = b"memory"
         self.partitions: dict[Partition, list[Stored]] = {}
         self.groups: dict[tuple[str, Partition], Progress] = {}
         self.available = True
+        self.blocked: set[str] = set()
 
     @property
     def state(self) -> LogState:
         return LogState(self.available, "" if self.available else "the test took it away")
 
 
+class Piece(NamedTuple):
+    """What one record has for one partition, and whose it is: the ring's, or the park's under a number."""
+
+    ring: str
+    end: int
+    number: int
+    stored: list[Stored]
+
+
 class MemoryWriter:
+    """``do_work`` logs all that waits, partition by partition, but for topics that are blocked or held."""
+
     def __init__(self, log: MemoryLog) -> None:
         self._log = log
-        self._waiting: list[tuple[str, int, Record]] = []
+        self._waiting: dict[Partition, list[Piece]] = {}
         self._logged: dict[str, int] = {}
+        self._ends: dict[str, list[int]] = {}  # by ring: of records that are not logged
+        self._parked_logged: list[int] = []
+        self._held: set[str] = set()
         self._appended = 0
         self.refused: list[Refusal] = []
 
-    def append(self, ring: str, end: int, record: Record) -> None:
-        self._waiting.append((ring, end, record))
+    def append(self, ring: str, end: int, record: Record, parked: Mapping[str, int] | None = None) -> None:
+        self._ends.setdefault(ring, []).append(end)
+        self._cut(ring, end, record, parked or {}, only=False)
+
+    def append_parked(self, ring: str, end: int, record: Record, parked: Mapping[str, int]) -> None:
+        self._cut(ring, end, record, parked, only=True)
+
+    def _cut(self, ring: str, end: int, record: Record, parked: Mapping[str, int], only: bool) -> None:
+        pieces: dict[Partition, list[Stored]] = {}
+        for copies in (True, False):
+            for index, packet in zip(record.indexes, record.packets, strict=True):
+                route = record.routes[index]
+                place = Partition(route.essentials, 0) if copies else Partition(route.topic, route.partition)
+                if place.topic and not (only and place.topic not in parked) and parked.get(place.topic) != 0:
+                    pieces.setdefault(place, []).append(Stored((route.key, route.identity), packet))
+        for place, stored in pieces.items():
+            piece = Piece(ring, end, parked.get(place.topic, 0), stored)
+            self._waiting.setdefault(place, []).append(piece)
 
     def do_work(self) -> int:
         if not self._log.available:
             return 0
-        waiting, self._waiting = self._waiting, []
-        for ring, end, record in waiting:
-            for index, packet in zip(record.indexes, record.packets, strict=True):
-                route = record.routes[index]
-                for topic, number in [(route.essentials, 0)] * bool(route.essentials) + [
-                    (route.topic, route.partition)
-                ]:
-                    entries = self._log.partitions.setdefault(Partition(topic, number), [])
-                    entries.append(Stored((route.key, route.identity), packet))
-            self._logged[ring] = end
-            self._appended += len(record.packets)
-        return sum(len(record.packets) for _, _, record in waiting)
+        return sum([self._log_one(place) for place in list(self._waiting)])
+
+    def _log_one(self, place: Partition) -> int:
+        if place.topic in self._log.blocked or place.topic in self._held:
+            return 0
+        pieces = self._waiting.pop(place)
+        before = self._numbers()
+        for piece in pieces:
+            self._log.partitions.setdefault(place, []).extend(piece.stored)
+            self._appended += len(piece.stored)
+            if piece.number and piece.number not in before and piece.number not in self._parked_logged:
+                self._parked_logged.append(piece.number)
+        return sum(len(piece.stored) for piece in pieces)
+
+    def _numbers(self) -> set[int]:
+        return {piece.number for pieces in self._waiting.values() for piece in pieces}
+
+    def _pieces(self) -> list[tuple[Partition, Piece]]:
+        return [(place, piece) for place, pieces in self._waiting.items() for piece in pieces]
+
+    def overdue(self, seconds: float) -> set[str]:
+        """Tests have no time: what is blocked is overdue at once."""
+        return {place.topic for place, piece in self._pieces() if not piece.number} & self._log.blocked
+
+    def unlogged(self, topics: Collection[str]) -> dict[Source, set[str]]:
+        found: dict[Source, set[str]] = {}
+        for place, piece in self._pieces():
+            if place.topic in topics and not piece.number:
+                found.setdefault(Source(piece.ring, piece.end), set()).add(place.topic)
+        return found
+
+    def park(self, numbers: Mapping[Source, Mapping[str, int]]) -> None:
+        for place, pieces in self._waiting.items():
+            for index, piece in enumerate(pieces):
+                number = numbers.get(Source(piece.ring, piece.end), {}).get(place.topic, 0)
+                if number and not piece.number:
+                    pieces[index] = piece._replace(number=number)
+
+    def parked_logged(self) -> list[int]:
+        logged, self._parked_logged = self._parked_logged, []
+        return logged
+
+    def hold(self, topics: Collection[str]) -> None:
+        self._held = set(topics)
 
     def logged(self, ring: str) -> int:
+        missing = {piece.end for _, piece in self._pieces() if piece.ring == ring and not piece.number}
+        ends = self._ends.get(ring, [])
+        while ends and ends[0] not in missing:
+            self._logged[ring] = ends.pop(0)
         return self._logged.get(ring, 0)
 
     def refusals(self) -> list[Refusal]:

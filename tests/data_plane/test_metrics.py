@@ -235,7 +235,7 @@ def append(bench: Bench, *packets: bytes, essentials: str = "", routes: tuple[st
     record = Record(table, [index % len(table) for index in range(len(packets))], list(packets))
     accepted = bench.peer.try_append({bench.peer.producers[0]: Parcel([record])})
     assert accepted is not None
-    return accepted[0][-1]
+    return accepted[0].end
 
 
 def test_routed_means_logged(bench: Bench) -> None:

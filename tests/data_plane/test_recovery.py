@@ -32,9 +32,14 @@ class DyingWriter(MemoryWriter):
         self._steps = steps
 
     def do_work(self) -> int:
-        waiting, self._waiting = self._waiting[self._steps :], self._waiting[: self._steps]
+        whole, left = self._waiting, self._steps
+        rest = {}
+        self._waiting = {}
+        for place, pieces in whole.items():
+            self._waiting[place], rest[place] = pieces[:left], pieces[left:]
+            left -= len(self._waiting[place])
         super().do_work()
-        self._waiting = waiting
+        self._waiting = {place: pieces for place, pieces in rest.items() if pieces}
         if self._steps == 0:
             raise Killed
         self._steps = 0

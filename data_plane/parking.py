@@ -1,0 +1,424 @@
+"""Parking: one blocked topic must not hold ``commit`` for all.
+
+A topic that has not been logged for ``ParkAfterSeconds`` is *parked*. What the log does not have of it is copied to the
+park (``park_file.py``), in order, and counts as safe: the rings' ``commit`` goes on. What comes later for it follows into
+the park. The log writer keeps all of it in its queues, as before, and tries on; the park is what a successor needs. So
+nothing is ever moved back: when the log answers again, the topic *leaves* as soon as what waits of it is young, later
+packets go through the rings alone again, and when the log has its last parked packet the topic is *done*.
+
+What holds at every instruction, and makes a death harmless:
+
+- packets are in the park before ``commit`` passes them;
+- a partition's packets stand in the park in the order of ``append``, and everything of it that is not in the park comes
+  after it: so a successor appends the park first, then the rings from ``commit``;
+- a record in the park keeps its ring and position: a log that knows what it has by them recognises it;
+- the park says that a topic is done before ``commit`` passes what was logged behind it: so nothing is appended again
+  behind what came after it.
+
+A parked topic of essentials parks its data source: its other topics are held behind it, so that definitions stay before
+the data that they define.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from trackside.data_plane.link import PARKED_STILL, Parks
+from trackside.data_plane.log import LogWriter
+from trackside.data_plane.park_file import ParkEntry, ParkFile, Placed, live
+from trackside.data_plane.record import Record, Route, Source
+
+__all__ = ["TOPICS_MAX", "Backlog", "Parked", "Parking", "Unlogged"]
+
+TOPICS_MAX = 1000
+"""Topics that are parked at a time; what more are blocked hold up their rings."""
+
+GARBAGE_BYTES = 256 << 10
+"""With more than this of entries that the log has, and more than half, the file is written anew."""
+
+
+class Unlogged(NamedTuple):
+    """A record that a producer has appended and not committed; ``number`` is its place in the order of ``append``."""
+
+    end: int
+    stamp_ns: int
+    record: Record
+    number: int
+
+
+Backlog = Callable[[], Iterable[tuple[str, Unlogged]]]
+"""(ring, record) of all that is not committed."""
+
+
+class Say(Protocol):
+    """Where events go: one structured line each."""
+
+    def __call__(self, level: str, event: str, **fields: object) -> None: ...
+
+
+class Parked:
+    """One entry of the park that the log does not have yet. ``numbers``: by which the log knows what each of its topics
+    gets of the record; ``left``: topics that have not got it."""
+
+    __slots__ = ("end", "left", "numbers", "placed", "record", "ring", "stamp_ns", "topics")
+
+    def __init__(self, entry: ParkEntry, placed: Placed, numbers: dict[str, int]) -> None:
+        assert entry.record is not None
+        self.ring = entry.ring
+        self.end = entry.end
+        self.stamp_ns = entry.stamp_ns
+        self.record = entry.record
+        self.placed = placed
+        self.numbers = numbers
+        self.topics = frozenset(numbers)
+        self.left = set(numbers)
+
+
+class _Topic:
+    """A parked topic. ``follows``: new packets go into the park; else it leaves. ``overflows``: some found no room, and
+    wait in the rings. ``source``: the data source that it was parked with, if it was."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.source = ""
+        self.since = time.monotonic()
+        self.follows = True
+        self.overflows = False
+        self.ends: dict[str, int] = {}  # by ring: the last that is in the park
+        self.waiting: dict[str, deque[Parked]] = {}  # by ring: what the log does not have
+
+    def add(self, entry: Parked) -> None:
+        self.ends[entry.ring] = entry.end
+        self.waiting.setdefault(entry.ring, deque()).append(entry)
+
+    def settle(self) -> bool:
+        """Forget what the log has; True when that is all."""
+        for ring, entries in list(self.waiting.items()):
+            while entries and self.name not in entries[0].left:
+                entries.popleft()
+            if not entries:
+                del self.waiting[ring]
+        return not self.waiting
+
+    def oldest_ns(self) -> int:
+        return min((entries[0].stamp_ns for entries in self.waiting.values()), default=0)
+
+
+class Parking:
+    """A producer's park and what is in it. Runs on the agent's thread; ``look`` is called now and then, ``settle`` after
+    each ``log.do_work`` and before any commit."""
+
+    def __init__(
+        self,
+        path: Path,
+        log: LogWriter,
+        backlog: Backlog,
+        *,
+        after_seconds: float,
+        bytes_max: int,
+        essentials_of: Callable[[str], str],
+        say: Say,
+    ) -> None:
+        """Appends what a predecessor had parked. Raises ParkDamaged, OSError."""
+        self.topics: dict[str, _Topic] = {}
+        self.version = 0
+        """Goes up when a topic begins to be parked: peers have to hear of it before their next commit."""
+        self.counts = {"parked": 0, "unparked": 0, "parked_packets": 0}
+        self.full = False
+        self._log = log
+        self._backlog = backlog
+        self._after_seconds = after_seconds
+        self._essentials_of = essentials_of
+        self._say = say
+        self._sources: dict[str, str] = {}  # data source -> its topic of essentials, which is parked
+        self._held: set[str] = set()
+        self._entries: dict[Parked, None] = {}  # oldest first
+        self._by_number: dict[int, tuple[str, Parked]] = {}
+        self._bytes = 0
+        self._numbers = itertools.count(1)
+        self._claimed: dict[Source, set[str]] = {}
+        self._file = ParkFile(path, bytes_max)
+        self._take_over()
+
+    def _take_over(self) -> None:
+        found = live(self._file.take_found())
+        for placed, entry, topics in found:
+            self._add(entry, placed, topics)
+        for parked in self._entries:
+            self._note_sources(parked.record.routes)
+        self._hold()
+        for parked in self._entries:
+            self._log.append_parked(parked.ring, parked.end, parked.record, parked.numbers)
+        if found:
+            self._say("info", "park taken over", topics=len(self.topics), entries=len(found), bytes=self._bytes)
+
+    # -- the way in ---------------------------------------------------------------------------------------------------
+
+    def claim(self, ring: str, end: int, stamp_ns: int, record: Record) -> Mapping[str, int] | None:
+        """Park what of a record that is about to be appended belongs there: ``parked`` for ``LogWriter.append``.
+
+        Called only while a topic is parked.
+        """
+        if self._sources:
+            self._park_with_their_source(record.routes)
+        followed = {topic for topic in _destinations(record) if topic in self.topics}
+        if not followed:
+            return None
+        numbers = {name: 0 for name in followed if end <= self.topics[name].ends.get(ring, 0)}
+        wanted = {name for name in followed - set(numbers) if self._takes(self.topics[name])}
+        if wanted:
+            entry = ParkEntry(sorted(wanted), ring, end, stamp_ns, _restricted(record, wanted))
+            if parked := self._write(entry):
+                numbers |= parked.numbers
+            else:
+                self._overflow(wanted)
+        if numbers:
+            self._claimed.setdefault(Source(ring, end), set()).update(numbers)
+        return numbers or None
+
+    @staticmethod
+    def _takes(topic: _Topic) -> bool:
+        """What found no room keeps later packets out of the park, too: else these would come before it."""
+        return topic.follows and not topic.overflows
+
+    def claimed(self, ring: str, end: int) -> set[str]:
+        """Topics for which this record, which is committed now, was parked. Once; they are counted with their entry."""
+        return self._claimed.pop(Source(ring, end), set()) if self._claimed else set()
+
+    # -- now and then -------------------------------------------------------------------------------------------------
+
+    def look(self) -> None:
+        """Park what is overdue, let go of what is not, make room."""
+        overdue = self._log.overdue(self._after_seconds)
+        if overdue:
+            sources = self._find_sources(overdue)
+            self._park(overdue | set(sources), sources)
+        if self.topics:
+            self._park({topic.name for topic in self.topics.values() if topic.overflows or self._relapsed(topic)})
+            self._let_leave()
+            self._compact()
+            self._measure()
+
+    def _relapsed(self, topic: _Topic) -> bool:
+        """Whether a topic that was let go is blocked again, with packets in the rings behind those in the park."""
+        return not topic.follows and topic.oldest_ns() < time.monotonic_ns() - int(self._after_seconds * 1e9)
+
+    def _park(self, names: set[str], sources: Mapping[str, str] | None = None) -> None:
+        """What the log does not have of these topics goes into the park, in order; later packets follow.
+
+        ``sources``: those of them that are parked with their data source, with its name.
+        """
+        known = {name for name in names if name in self.topics}
+        names = known | set(itertools.islice(names - known, max(0, TOPICS_MAX - len(self.topics))))
+        if not names:
+            return
+        missing = self._log.unlogged(names)
+        for name in names:
+            topic = self._topic(name)
+            if name not in known or not topic.follows:
+                self.version += 1
+            topic.follows, topic.overflows = True, False
+            topic.source = (sources or {}).get(name, topic.source)
+        self._log.park(self._copy(missing))
+        self._hold()
+        for name in sorted(names - known):
+            self.counts["parked"] += 1
+            held = sum(name in topics for topics in missing.values())
+            self._say("warn", "topic parked", topic=name, records=held, after_seconds=self._after_seconds)
+
+    def _copy(self, missing: Mapping[Source, set[str]]) -> dict[Source, dict[str, int]]:
+        """In the order of ``append``. A topic that finds no room gets no more from there on."""
+        numbers: dict[Source, dict[str, int]] = {}
+        if not missing:
+            return numbers
+        backlog = [(ring, found) for ring, found in self._backlog() if Source(ring, found.end) in missing]
+        for ring, found in sorted(backlog, key=lambda pair: pair[1].number):
+            source = Source(ring, found.end)
+            wanted = {name for name in missing[source] if self._takes(self.topics[name])}
+            if not wanted:
+                continue
+            entry = ParkEntry(sorted(wanted), ring, found.end, found.stamp_ns, _restricted(found.record, wanted))
+            if parked := self._write(entry):
+                numbers[source] = parked.numbers
+                self._claimed.setdefault(source, set()).update(wanted)
+            else:
+                self._overflow(wanted)
+        return numbers
+
+    def _write(self, entry: ParkEntry) -> Parked | None:
+        """None when there is no room."""
+        placed = self._file.append(entry)
+        if placed is None:
+            return None
+        self.counts["parked_packets"] += sum(map(bool, entry.record.packets)) if entry.record else 0
+        return self._add(entry, placed, entry.topics)
+
+    def _add(self, entry: ParkEntry, placed: Placed, topics: Iterable[str]) -> Parked:
+        parked = Parked(entry, placed, {name: next(self._numbers) for name in topics})
+        self._entries[parked] = None
+        self._bytes += placed.size
+        for name, number in parked.numbers.items():
+            self._by_number[number] = name, parked
+            self._topic(name).add(parked)
+        return parked
+
+    def _overflow(self, names: Iterable[str]) -> None:
+        for name in names:
+            self.topics[name].overflows = True
+
+    def _topic(self, name: str) -> _Topic:
+        topic = self.topics.get(name)
+        if topic is None:
+            topic = self.topics[name] = _Topic(name)
+        return topic
+
+    # -- data sources whose essentials are parked ---------------------------------------------------------------------
+
+    def _find_sources(self, names: set[str]) -> dict[str, str]:
+        """With a topic of essentials, all topics of its data source that have something to log; and that source."""
+        routes = {route.topic: route for _, unlogged in self._backlog() for route in unlogged.record.routes}
+        for route in routes.values():
+            if route.data_source and self._essentials_of(route.data_source) in names:
+                self._sources[route.data_source] = self._essentials_of(route.data_source)
+        return {name: route.data_source for name, route in routes.items() if route.data_source in self._sources}
+
+    def _park_with_their_source(self, routes: Iterable[Route]) -> None:
+        for route in routes:
+            topic = self.topics.get(route.topic)
+            if route.data_source in self._sources and (topic is None or not topic.follows):
+                self._park({route.topic}, {route.topic: route.data_source})
+
+    def _note_sources(self, routes: Iterable[Route]) -> None:
+        for route in routes:
+            essentials = self._essentials_of(route.data_source) if route.data_source else ""
+            if essentials in self.topics:
+                self._sources[route.data_source] = essentials
+                if route.topic in self.topics:
+                    self.topics[route.topic].source = route.data_source
+
+    def _hold(self) -> None:
+        """Tell the log which topics wait for their essentials, and which do so no more."""
+        self._sources = {name: topic for name, topic in self._sources.items() if topic in self.topics}
+        first = set(self._sources.values())
+        held = {topic.name for topic in self.topics.values() if topic.source in self._sources} - first
+        if held != self._held:
+            self._held = held
+            self._log.hold(held)
+
+    # -- the way out --------------------------------------------------------------------------------------------------
+
+    def settle(self) -> list[Parked]:
+        """Entries that the log has now. Topics of which it has all are done, and the file says so."""
+        numbers = self._log.parked_logged()
+        if not numbers:
+            return []
+        logged: list[Parked] = []
+        touched: set[str] = set()
+        for number in numbers:
+            name, parked = self._by_number.pop(number)
+            touched.add(name)
+            parked.left.discard(name)
+            if not parked.left:
+                del self._entries[parked]
+                self._bytes -= parked.placed.size
+                logged.append(parked)
+        topics = [self.topics[name] for name in touched if name in self.topics]
+        if done := [topic.name for topic in topics if topic.settle() and not topic.overflows]:
+            self._finish(sorted(done))
+        return logged
+
+    def _finish(self, names: list[str]) -> None:
+        self._file.append(ParkEntry(names))
+        for name in names:
+            topic = self.topics.pop(name)
+            self.counts["unparked"] += 1
+            self._say("info", "topic unparked", topic=name, seconds=round(time.monotonic() - topic.since, 1))
+        self._hold()
+        if not self._entries:
+            self._file.keep_only([])
+            self.full = False
+
+    def _let_leave(self) -> None:
+        """Packets of a topic that the log takes again go through the rings alone, once what waits is young."""
+        young_ns = time.monotonic_ns() - int(self._after_seconds / 2 * 1e9)
+        for topic in self.topics.values():
+            if not topic.overflows and topic.name not in self._held and topic.oldest_ns() > young_ns:
+                topic.follows = False
+        if idle := [topic.name for topic in self.topics.values() if not topic.waiting and not topic.overflows]:
+            self._finish(idle)
+
+    def _compact(self) -> None:
+        garbage = self._file.size - self._bytes
+        if garbage > GARBAGE_BYTES and garbage > self._bytes:
+            entries = list(self._entries)
+            placed = self._file.keep_only([parked.placed for parked in entries])
+            for parked, place in zip(entries, placed or (), strict=False):
+                parked.placed = place
+
+    def _measure(self) -> None:
+        limit = self._file.bytes_limit()
+        overflows = any(topic.overflows for topic in self.topics.values())
+        full = overflows or self._bytes > (limit * 3 // 8 if self.full else limit // 2)
+        if full != self.full:
+            self.full = full
+            self._say(
+                "warn" if full else "info",
+                "park full: writers of its topics wait" if full else "park has room again",
+                topics=len(self.topics),
+                bytes=self._bytes,
+                bytes_max=limit,
+            )
+
+    # -- what it says -------------------------------------------------------------------------------------------------
+
+    def news(self, ring: str, commit: int) -> Parks:
+        """What the peer behind ``ring`` has to know; ``commit``: how far that ring is committed."""
+        return Parks([self._news_of(topic, ring, commit) for topic in self.topics.values()], self.full)
+
+    @staticmethod
+    def _news_of(topic: _Topic, ring: str, commit: int) -> tuple[str, int, int]:
+        waiting = topic.waiting.get(ring)
+        logged = waiting[0].end - 1 if waiting else commit
+        return topic.name, logged, PARKED_STILL if topic.follows else topic.ends.get(ring, 0)
+
+    def statistics(self) -> dict[str, int]:
+        oldest = min((parked.stamp_ns for parked in self._entries), default=0)
+        age_ns = time.monotonic_ns() - oldest if oldest else 0
+        return self.counts | {"parked_topics": len(self.topics), "parked_bytes": self._bytes, "parked_age": age_ns}
+
+    def summary(self) -> str:
+        """One line for an operator, empty while nothing is parked."""
+        if not self.topics:
+            return ""
+        names = sorted(self.topics)
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        return f"parked: {', '.join(names[:3])}{more}{' (park full)' if self.full else ''}"
+
+    @property
+    def empty(self) -> bool:
+        return not self._entries
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _destinations(record: Record) -> Iterator[str]:
+    for route, packets in zip(record.routes, record.counts, strict=True):
+        if packets:
+            yield route.topic
+            if route.essentials:
+                yield route.essentials
+
+
+def _restricted(record: Record, topics: set[str]) -> Record:
+    """The record with only those packets that go to one of ``topics``; the places of the others stay, empty."""
+    wanted = [route.topic in topics or route.essentials in topics for route in record.routes]
+    if all(wanted):
+        return record
+    packets = [packet if wanted[row] else b"" for row, packet in zip(record.indexes, record.packets, strict=True)]
+    return Record(record.routes, record.indexes, packets, record.counts, record.sizes)

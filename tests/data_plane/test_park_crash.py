@@ -1,0 +1,94 @@
+"""A producer or a recovery that dies at any step of parking loses nothing and swaps nothing, on both kinds of logs."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+import pytest
+from park_bench import BLOCKABLE, KilledAt, LocalStore, MemoryStore, ParkBench, Store
+
+SEEDS = int(os.environ.get("TRACKSIDE_PARK_SEEDS", "20"))
+"""Random lives a log and kind; the long form is TRACKSIDE_PARK_SEEDS=3000."""
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> KilledAt:
+    return KilledAt(monkeypatch)
+
+
+@pytest.fixture(params=[MemoryStore, LocalStore])
+def make_store(request: pytest.FixtureRequest) -> type[Store]:
+    kind: type[Store] = request.param
+    return kind
+
+
+def life(bench: ParkBench, chooser: random.Random, rounds: int) -> None:
+    for _ in range(rounds):
+        for _ in range(chooser.randint(0, 3)):
+            bench.append(chooser)
+        what = chooser.random()
+        if what < 0.25:
+            bench.store.blocked.add(chooser.choice(BLOCKABLE))
+        elif what < 0.4:
+            bench.store.blocked.clear()
+        bench.work(chooser.randint(1, 2))
+
+
+def one_topic_blocked(bench: ParkBench) -> None:
+    """Packets before, while and after it is parked, also behind one that could not be."""
+    chooser = random.Random(5)
+    bench.append(chooser)
+    bench.work()
+    bench.store.blocked.add("Car")
+    for _ in range(4):
+        bench.append(chooser)
+        bench.append(chooser)
+        bench.work()
+    bench.store.blocked.clear()
+    for _ in range(3):
+        bench.append(chooser)
+        bench.work()
+    bench.finish()
+
+
+@pytest.mark.parametrize("torn", [0.0, 0.4, 1.0])
+def test_killed_before_each_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_store: type[Store], steps: KilledAt, torn: float
+) -> None:
+    kill_at, killed = 1, True
+    while killed:
+        folder = tmp_path / str(kill_at)
+        with monkeypatch.context() as patch:
+            bench = ParkBench(folder, make_store(folder, patch), steps, park_after_seconds=0.0)
+            steps.steps, steps.kill_at, steps.torn = 0, kill_at, torn
+            one_topic_blocked(bench)
+            bench.check()
+        killed = bench.deaths > 0
+        kill_at += 1
+    assert kill_at > 40
+
+
+@pytest.mark.parametrize("kind", ["follows", "leaves", "full"])
+def test_random_lives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_store: type[Store], steps: KilledAt, kind: str
+) -> None:
+    for seed in range(SEEDS):
+        chooser = random.Random(f"{kind}{seed}")
+        folder = tmp_path / str(seed)
+        settings = {"park_after_seconds": 2.0 if kind == "leaves" else 0.0}
+        if kind == "full":
+            settings["park_bytes"] = chooser.choice((500, 2000, 5000))
+        with monkeypatch.context() as patch:
+            bench = ParkBench(folder, make_store(folder, patch), steps, **settings)
+            for _ in range(chooser.randint(1, 4)):
+                steps.steps, steps.kill_at, steps.torn = 0, chooser.randint(5, 120), chooser.random()
+                life(bench, chooser, 12)
+                if chooser.random() < 0.3:
+                    bench.recover()
+            bench.finish()
+            try:
+                bench.check()
+            except AssertionError as error:
+                raise AssertionError(f"seed {seed}: {error}") from None
