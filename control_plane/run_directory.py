@@ -31,6 +31,7 @@ from pathlib import Path
 import msgspec
 
 from trackside.control_plane.exit_codes import CommandFailed, ExitCode
+from trackside.control_plane.kept import LAID_OUT, kept_instances, kept_names
 from trackside.control_plane.topology import Topology
 from trackside.data_plane.park_file import parked_bytes
 from trackside.data_plane.recovery import write_rings_of
@@ -45,7 +46,6 @@ __all__ = ["RunDirectory", "control_socket_of", "lock_directory", "unlogged_byte
 LOCK_WAIT_SECONDS = 10.0
 """Workers of a supervisor that was killed die with it at once; the kernel needs a moment to unmap their memory."""
 
-LAID_OUT = "laid-out"
 STARTING = "starting"
 
 
@@ -135,8 +135,23 @@ class RunDirectory:
         except OSError as error:
             raise CommandFailed(ExitCode.CANNOT_CREATE, f"run directory {self._instances}: {error.strerror}") from None
 
+    def adopt_kept(self) -> None:
+        """Have what a server that stopped has put into the data directory recovered, too, and first: it is older than
+        all that is here. Only for who has the lock of the data directory. Raises CommandFailed."""
+        data_dir = Path(self.settings.data_dir)
+        try:
+            kept = kept_instances(data_dir)
+            copied = {folder.name for folder in kept}
+            for folder in self.stale:
+                if folder.name in copied:  # it died before it could take this one away
+                    shutil.rmtree(folder)
+        except OSError as error:
+            raise CommandFailed(ExitCode.CANNOT_CREATE, f"data directory {data_dir}: {error.strerror}") from None
+        self.stale = kept + [folder for folder in self.stale if folder.name not in copied]
+
     def _last_sequence(self) -> int:
-        numbers = (folder.name.split("-")[0] for folder in self._instances.iterdir())
+        kept = kept_names(Path(self.settings.data_dir))
+        numbers = (name.split("-")[0] for name in [*os.listdir(self._instances), *kept])
         return max((int(number) for number in numbers if number.isdecimal()), default=0)
 
     @property

@@ -24,6 +24,7 @@ from types import FrameType
 
 from trackside.control_plane.embedded import LIFELINE
 from trackside.control_plane.exit_codes import CommandFailed, ExitCode
+from trackside.control_plane.kept import keep
 from trackside.control_plane.notify import Notifier
 from trackside.control_plane.poison_watch import PoisonWatch, commits_of
 from trackside.control_plane.ports import PortReservation
@@ -38,7 +39,7 @@ from trackside.data_plane.spec import Settings, SlotSpec, WorkerSpec
 from trackside.data_plane.worker import log_line
 from trackside.shm.fence import UnsupportedMachine, require_ordering
 from trackside.shm.liveness import WorkerState, create_doorbell
-from trackside.shm.segment import Locked
+from trackside.shm.segment import Locked, SegmentError
 
 __all__ = ["Supervisor", "run_server"]
 
@@ -110,6 +111,8 @@ class Supervisor:
         data_dir = Path(settings.data_dir)
         self._data_lock = lock_directory(data_dir, "data directory", self.run_directory.guid, take=not join)
         _check_data_directory(data_dir)
+        if not join:
+            self.run_directory.adopt_kept()
         port, key_port, status_port = _wanted_ports(settings, predecessor)
         self._ports = [
             PortReservation(settings.listen_address, port, "StreamApiPort", join=join),
@@ -209,6 +212,7 @@ class Supervisor:
             self._data_lock.acquire(LOCK_WAIT_SECONDS)
         except Locked as error:
             raise CommandFailed(ExitCode.TRY_AGAIN, f"data directory {error}; stop that server") from None
+        self.run_directory.adopt_kept()
 
     # -- the loop, by parts -------------------------------------------------------------------------------------------
 
@@ -393,7 +397,7 @@ class Supervisor:
     # -- stopping -----------------------------------------------------------------------------------------------------
 
     def _drain(self) -> int:
-        """Everything that was accepted is logged within the bound, or stays in the rings for the next start."""
+        """Everything that was accepted is logged within the bound, or kept for the next start."""
         self._state = "DRAINING"
         log_line("info", "supervisor", "state", state=self._state, signal=signal.Signals(self._stop_signal).name)
         self._systemd.stopping("draining")
@@ -404,15 +408,31 @@ class Supervisor:
                 self._start(self._missing_producers())
             left = begun + share * self.settings.drain_seconds - time.monotonic()
             self._stop_all(self._of_roles(*roles), max(left, LEAVE_SECONDS))
-        kept = sum(map(unlogged_bytes, [*self.run_directory.stale, self.run_directory.instance]))
         self._state = "STOPPED"
         self._describe("")
-        if kept:
-            log_line("warn", "supervisor", "not everything was logged; the next start recovers it", bytes=kept)
-        if not unlogged_bytes(self.run_directory.instance):
-            shutil.rmtree(self.run_directory.instance, ignore_errors=True)
+        self._keep_unlogged()
         log_line("info", "supervisor", "state", state="STOPPED")
         return int(ExitCode.OK)
+
+    def _keep_unlogged(self) -> None:
+        """Out of the run directory, which may not outlive this machine's boot; what cannot be kept stays there, and so
+        does all that is younger."""
+        directory = self.run_directory
+        held = {folder: unlogged_bytes(folder) for folder in (*directory.stale, directory.instance) if folder.exists()}
+        if not held.get(directory.instance):
+            shutil.rmtree(directory.instance, ignore_errors=True)
+        held = {folder: size for folder, size in held.items() if size}
+        if not held:
+            return
+        kept_in = self.settings.data_dir
+        try:
+            for folder in held:
+                keep(folder, Path(self.settings.data_dir))
+        except (OSError, SegmentError) as error:
+            log_line("error", "supervisor", "unlogged packets stay in the run directory", reason=str(error))
+            kept_in = self.settings.run_dir
+        what = "not everything was logged; the next start recovers it"
+        log_line("warn", "supervisor", what, bytes=sum(held.values()), kept_in=kept_in)
 
     def _missing_producers(self) -> list[WorkerHandle]:
         """Producers that have gone before their gateways, though something is left to log: a signal to the whole

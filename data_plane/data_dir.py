@@ -6,6 +6,7 @@
     <data_dir>/log/<topic>/<partition>/<base offset, 20 digits>.segment
                                        <...>.segment.damaged-<offset>    bytes that recovery could not read, kept
     <data_dir>/groups/                                          how far consumer groups are (``progress_journal.py``)
+    <data_dir>/unlogged/                                        what a stopping server could not log (``kept.py``)
     <data_dir>/dead-letters/                                    packets that the log refused (``dead_letters.py``)
     <data_dir>/checkpoints/                                     what folds have taken (``control_plane/checkpoint.py``)
 """

@@ -160,7 +160,9 @@ class LocalLogWriter:
             now = self._monotonic()
             # Essentials first, in the log and to the eye: who sees a packet finds its essentials copy there already.
             entries = sum(self._write(queue, now, self._essentials) for queue in list(self._essentials))
-            ready = [queue for queue in self._others if not queue.held() and queue.partition.topic not in self._held_topics]
+            ready = [
+                queue for queue in self._others if not queue.held() and queue.partition.topic not in self._held_topics
+            ]
             entries += sum(self._write(queue, now, self._others) for queue in ready)
         self._account()
         if entries:

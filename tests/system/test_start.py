@@ -301,11 +301,13 @@ def test_a_broker_that_does_not_answer(make_server: Callable[..., Server]) -> No
         wait_until(lambda: "NOT SERVING" in server.log_text(), "the banner")
         assert server.stop() == 0
         assert "the next start recovers it" in server.log_text()
+        kept = list((server.data_dir / "unlogged").iterdir())
+        assert len(kept) == 1 and not list((server.run_dir / "instances").iterdir())
         server.start(wait=False)
         assert address in server.wait_state("NOT_SERVING")["reason"]
-        assert len(list((server.run_dir / "instances").iterdir())) == 2, "the old rings are kept"
         assert server.stop() == 0
-        assert len(list((server.run_dir / "instances").iterdir())) == 1, "and nothing else"
+        assert list((server.data_dir / "unlogged").iterdir()) == kept
+        assert not list((server.run_dir / "instances").iterdir()), "and nothing else"
 
 
 # -- how it goes well -------------------------------------------------------------------------------------------------
