@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,14 @@ SEEDS = int(os.environ.get("TRACKSIDE_PARK_SEEDS", "20"))
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> KilledAt:
     return KilledAt(monkeypatch)
+
+
+@pytest.fixture
+def tmpfs() -> Iterator[Path]:
+    """Hundreds of lives with rings of their own are too much for a disk; each is taken away after it was looked at."""
+    folder = Path(tempfile.mkdtemp(prefix="trackside-test-", dir="/dev/shm"))
+    yield folder
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(params=[MemoryStore, LocalStore])
@@ -55,16 +66,17 @@ def one_topic_blocked(bench: ParkBench) -> None:
 
 @pytest.mark.parametrize("torn", [0.0, 0.4, 1.0])
 def test_killed_before_each_step(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_store: type[Store], steps: KilledAt, torn: float
+    tmpfs: Path, monkeypatch: pytest.MonkeyPatch, make_store: type[Store], steps: KilledAt, torn: float
 ) -> None:
     kill_at, killed = 1, True
     while killed:
-        folder = tmp_path / str(kill_at)
+        folder = tmpfs / str(kill_at)
         with monkeypatch.context() as patch:
             bench = ParkBench(folder, make_store(folder, patch), steps, park_after_seconds=0.0)
             steps.steps, steps.kill_at, steps.torn = 0, kill_at, torn
             one_topic_blocked(bench)
             bench.check()
+        shutil.rmtree(folder)
         killed = bench.deaths > 0
         kill_at += 1
     assert kill_at > 40
@@ -72,11 +84,11 @@ def test_killed_before_each_step(
 
 @pytest.mark.parametrize("kind", ["follows", "leaves", "full"])
 def test_random_lives(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_store: type[Store], steps: KilledAt, kind: str
+    tmpfs: Path, monkeypatch: pytest.MonkeyPatch, make_store: type[Store], steps: KilledAt, kind: str
 ) -> None:
     for seed in range(SEEDS):
         chooser = random.Random(f"{kind}{seed}")
-        folder = tmp_path / str(seed)
+        folder = tmpfs / str(seed)
         settings = {"park_after_seconds": 2.0 if kind == "leaves" else 0.0}
         if kind == "full":
             settings["park_bytes"] = chooser.choice((500, 2000, 5000))
@@ -92,3 +104,4 @@ def test_random_lives(
                 bench.check()
             except AssertionError as error:
                 raise AssertionError(f"seed {seed}: {error}") from None
+        shutil.rmtree(folder)
