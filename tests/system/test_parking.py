@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -71,8 +72,13 @@ def test_one_blocked_topic_then_no_kafka_at_all(make_server: Callable[..., Serve
     car.write(metadata=LOGGED)
     topic = f"{domain}.Data.Car"
     kafka_broker.configure_topic(topic, {"min.insync.replicas": "2"})  # there is one broker
-    car.write(5)
-    wait_until(lambda: topic in server.liveness("producer-0").read_reason(), "the topic is parked")
+
+    def parked() -> bool:
+        car.write()  # until the broker's word is its deed, packets are still taken
+        time.sleep(0.05)
+        return topic in server.liveness("producer-0").read_reason()
+
+    wait_until(parked, "the topic is parked")
     assert topic in top(server)
     boat.write(5, metadata=LOGGED)
     with pytest.raises(grpc.RpcError) as caught:
