@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -60,25 +59,21 @@ def top(server: Server) -> str:
 
 def test_one_blocked_topic_then_no_kafka_at_all(make_server: Callable[..., Server], kafka_broker: KafkaBroker) -> None:
     domain = f"Park{uuid.uuid4().hex[:8]}"
+    topic = f"{domain}.Data.Car"
+    for other in ("Data.Boat", "Sys.SessionInfo"):
+        kafka_broker.create_topic(f"{domain}.{other}")
     server = make_server(broker=kafka_broker.address)
     server.environment.update(
         TRACKSIDE_DOMAIN=domain,
+        TRACKSIDE_REPLICATION_FACTOR="2",  # there is one broker: it makes no topic, and takes packets for those it has
         TRACKSIDE_PARK_AFTER_SECONDS="0.5",
         TRACKSIDE_WRITE_WAIT_SECONDS="3",
         TRACKSIDE_DRAIN_SECONDS="2",
     )
     client = server.start().client()
     car, boat = Writer(client, "Car"), Writer(client, "Boat")
-    car.write(metadata=LOGGED)
-    topic = f"{domain}.Data.Car"
-    kafka_broker.configure_topic(topic, {"min.insync.replicas": "2"})  # there is one broker
-
-    def parked() -> bool:
-        car.write()  # until the broker's word is its deed, packets are still taken
-        time.sleep(0.05)
-        return topic in server.liveness("producer-0").read_reason()
-
-    wait_until(parked, "the topic is parked")
+    car.write()
+    wait_until(lambda: topic in server.liveness("producer-0").read_reason(), "the topic is parked")
     assert topic in top(server)
     boat.write(5, metadata=LOGGED)
     with pytest.raises(grpc.RpcError) as caught:
@@ -91,7 +86,7 @@ def test_one_blocked_topic_then_no_kafka_at_all(make_server: Callable[..., Serve
         boat.write(2, metadata=LOGGED)
     wait_until(lambda: all(not ring.used_bytes for ring in server.rings()), "all is safe")
     server.kill_group()
-    kafka_broker.configure_topic(topic, {"min.insync.replicas": "1"})
+    kafka_broker.create_topic(topic)
     server.start()
     car.write(2)
     car.check()
