@@ -105,7 +105,9 @@ class Supervisor:
         self._pinged_at = 0.0
         self._watched_at = self._awake_since = time.monotonic()
         self._systemd = Notifier()
-        self._lifeline = [int(os.environ.pop(LIFELINE))] if LIFELINE in os.environ else []
+        self._lifeline = select.poll()
+        if LIFELINE in os.environ:
+            self._lifeline.register(int(os.environ.pop(LIFELINE)), select.POLLIN)
         join = predecessor is not None
         self.run_directory = RunDirectory(settings, beside=join)
         data_dir = Path(settings.data_dir)
@@ -252,9 +254,8 @@ class Supervisor:
 
     def _wait(self) -> None:
         """A round. A signal ends it at once; so does the end of the lifeline: the program around us has gone."""
-        ended, _, _ = select.select(self._lifeline, [], [], ROUND_SECONDS)
-        if ended:
-            self._lifeline = []
+        for descriptor, _ in self._lifeline.poll(ROUND_SECONDS * 1000):
+            self._lifeline.unregister(descriptor)
             self._stop_signal = signal.SIGTERM
 
     def _catch_signals(self) -> None:

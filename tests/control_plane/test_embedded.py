@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -71,6 +73,25 @@ def test_a_broken_file_is_told(tmp_path: Path) -> None:
 def test_a_wrong_key_is_told() -> None:
     with pytest.raises(EmbeddedServerFailed, match="Gateways"):
         launch_embedded({"Gateways": -3})
+
+
+def test_a_program_with_more_descriptors_than_select_takes(many_descriptors: None) -> None:
+    with launch_embedded() as server:
+        assert connect_to(server) > 0
+
+
+@pytest.fixture
+def many_descriptors() -> Iterator[None]:
+    """All below 1,024 are in use."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(4096, before[0]), before[1]))
+    held = [os.open(os.devnull, os.O_RDONLY)]
+    while held[-1] < 1024:
+        held.append(os.dup(held[0]))
+    yield
+    for descriptor in held:
+        os.close(descriptor)
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_the_thread_that_launched_it_may_end() -> None:
