@@ -24,6 +24,7 @@ from trackside.data_plane import park_file
 from trackside.data_plane.link import PeerLink
 from trackside.data_plane.local_log import LocalLogReader, LocalLogWriter
 from trackside.data_plane.log import LogWriter, Partition
+from trackside.data_plane.park_file import ParkFile
 from trackside.data_plane.partition_tail import PartitionTail
 from trackside.data_plane.peer import Parcel, Peer
 from trackside.data_plane.producer import Producer
@@ -56,6 +57,7 @@ class KilledAt:
         self.kill_at = -1
         self.armed = False  # while a mortal works
         self.torn = 0.0
+        self.parks: list[ParkFile] = []  # of the dead, too, who did not close theirs
         self._pwrite = os.pwrite
         monkeypatch.setattr(park_file.os, "pwrite", self._write)
         for place, name in (
@@ -67,6 +69,14 @@ class KilledAt:
             (PartitionTail, "append"),
         ):
             monkeypatch.setattr(place, name, self._stepping(getattr(place, name)))
+        monkeypatch.setattr(ParkFile, "_open_existing", self._remembering(ParkFile._open_existing))
+
+    def _remembering(self, call: Callable[[ParkFile], None]) -> Callable[[ParkFile], None]:
+        def remembered(file: ParkFile) -> None:
+            self.parks.append(file)
+            call(file)
+
+        return remembered
 
     def _stepping(self, call: Callable[..., Any]) -> Callable[..., Any]:
         def stepped(*arguments: Any, **named: Any) -> Any:
@@ -98,6 +108,9 @@ class Store:
 
     def has(self, topic: str) -> list[int]:
         raise NotImplementedError
+
+    def close(self) -> None:
+        """Nobody writes any more."""
 
 
 class MemoryStore(Store):
@@ -131,8 +144,7 @@ class LocalStore(Store):
         monkeypatch.setattr(os, "fsync", lambda fd: None)  # processes die here, not the machine
 
     def writer(self) -> LogWriter:
-        for dead in self._writers:
-            dead._files.close()
+        self.close()
         made = LocalLogWriter(
             self._data_dir,
             self._table,
@@ -151,6 +163,10 @@ class LocalStore(Store):
             found += [Packet.FromString(value).id for value in run.values]
         reader.close()
         return found
+
+    def close(self) -> None:
+        for dead in self._writers:
+            dead._files.close()
 
 
 class ParkBench:
@@ -232,3 +248,11 @@ class ParkBench:
                 assert found == accepted, topic
                 continue
             assert list(dict.fromkeys(found)) == accepted, topic
+
+    def close(self) -> None:
+        """Give back the descriptors of everybody who has lived here."""
+        self.store.close()
+        for park in self.steps.parks:
+            park.close()
+        self.steps.parks.clear()
+        self.kit.close()

@@ -62,6 +62,11 @@ class Kit:
         """A peer that is not started: a test moves it with ``move``. Wants a running loop for its futures."""
         return Peer(self.worker(name))
 
+    def close(self) -> None:
+        """Give back the doorbells; nobody may be woken any more."""
+        for doorbell in self._doorbells.values():
+            os.close(doorbell)
+
 
 def move(peer: Peer) -> None:
     """What the doorbell would make a peer do."""

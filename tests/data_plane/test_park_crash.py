@@ -76,6 +76,7 @@ def test_killed_before_each_step(
             steps.steps, steps.kill_at, steps.torn = 0, kill_at, torn
             one_topic_blocked(bench)
             bench.check()
+            bench.close()
         shutil.rmtree(folder)
         killed = bench.deaths > 0
         kill_at += 1
@@ -104,4 +105,5 @@ def test_random_lives(
                 bench.check()
             except AssertionError as error:
                 raise AssertionError(f"seed {seed}: {error}") from None
+            bench.close()
         shutil.rmtree(folder)
