@@ -9,11 +9,12 @@
                  numbers and hashes <-> numbers and hashes
 
 Writer and reader are processes of their own and speak gRPC, as anybody's program would. Processes of the server can
-be killed on the way (``--kill``); the proof must hold all the same.
+be killed on the way (``--kill``); the proof must hold all the same. ``--server`` takes a server that runs already.
 """
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 import time
@@ -25,7 +26,9 @@ from trackside.bench.demo_proof import Outcome, document, failures
 from trackside.bench.demo_server import DemoServer, KillResult, ServerFailed, Shape, find_process
 from trackside.bench.demo_view import Moment, View, fill_of, summary
 from trackside.bench.ibt import BrokenRecording, Recording
+from trackside.bench.running_server import RunningServer
 from trackside.bench.talk import Child, ChildFailed
+from trackside.client.access import Access
 from trackside.shm.observe import Server, flows
 
 __all__ = ["Options", "main"]
@@ -53,6 +56,11 @@ class Options(Protocol):
     port: int
     keep: bool
     as_json: bool
+    server: str | None
+    roots: str | None
+    certificate: str | None
+    key: str | None
+    token_file: str | None
 
 
 class Plan(NamedTuple):
@@ -62,6 +70,7 @@ class Plan(NamedTuple):
     ibt: str | None
     kills: list[tuple[float, str]]
     shape: Shape
+    access: Access
 
 
 class Interrupted(Exception):
@@ -75,7 +84,7 @@ def main(options: Options) -> int:
     except (ValueError, OSError) as error:
         return _fail(str(error), EXIT_USAGE)
     try:
-        server = DemoServer(plan.shape, broker=options.broker or "", port=options.port, keep=options.keep)
+        server = _server_of(options, plan)
     except OSError as error:
         return _fail(f"no folder for the demo: {error}", EXIT_CANNOT_CREATE)
     try:
@@ -90,7 +99,7 @@ def main(options: Options) -> int:
     finally:
         server.stop()
         server.remove()
-        if options.keep:
+        if isinstance(server, DemoServer) and options.keep:
             print(f"kept: run directory {server.run_dir}, log and messages {server.folder}", file=sys.stderr)
     return _conclude(outcome, options.as_json)
 
@@ -101,10 +110,31 @@ def _plan(options: Options) -> Plan:
     names = [find_process(name.strip(), shape) for name in (options.kill or "").split(",") if name.strip()]
     if names and options.forever:
         raise ValueError("--kill comes half-way, and --forever has no half: use one of them")
+    if options.server:
+        _check_use_of_a_running_server(options)
     if options.ibt:
         _check_recording(options.ibt)
+    access = Access(options.roots or "", options.certificate or "", options.key or "", options.token_file or "")
+    access.check()
     kills = [(options.seconds * (index + 1) / (len(names) + 1), name) for index, name in enumerate(names)]
-    return Plan(None if options.forever else options.seconds, options.ibt, kills, shape)
+    return Plan(None if options.forever else options.seconds, options.ibt, kills, shape, access)
+
+
+def _check_use_of_a_running_server(options: Options) -> None:
+    """Raises ValueError for no address, and for what only a server of the demo's own can do."""
+    if not re.fullmatch(r"\S+:\d{1,5}", options.server or ""):
+        raise ValueError(f"--server {options.server}: must be HOST:PORT")
+    own = {"kill": None, "broker": None, "port": 0, "keep": False, "gateways": 1, "producers": 1, "consumers": 1}
+    asked = [f"--{name}" for name, default in own.items() if getattr(options, name) != default]
+    if asked:
+        raise ValueError(f"{', '.join(asked)} is for a server of the demo's own, and --server names one that runs")
+
+
+def _server_of(options: Options, plan: Plan) -> DemoServer | RunningServer:
+    """Raises OSError."""
+    if options.server:
+        return RunningServer(options.server, plan.access)
+    return DemoServer(plan.shape, broker=options.broker or "", port=options.port, keep=options.keep)
 
 
 def _check_recording(path: str) -> None:
@@ -134,7 +164,7 @@ def _conclude(outcome: Outcome, as_json: bool) -> int:
 class Demonstration:
     """One run, from the server's start to its end; everything on the main thread."""
 
-    def __init__(self, plan: Plan, server: DemoServer, *, quiet: bool) -> None:
+    def __init__(self, plan: Plan, server: DemoServer | RunningServer, *, quiet: bool) -> None:
         self._plan = plan
         self._server = server
         self._quiet = quiet
@@ -159,9 +189,7 @@ class Demonstration:
                 signal.signal(number, handler)
 
     def _run(self, children: list[Child]) -> Outcome:
-        self._say("starting the server")
-        self._last_look = self._server.start()
-        self._say(f"server on 127.0.0.1:{self._last_look.port}, pid {self._last_look.pid}, log {self._last_look.log}")
+        self._start_server()
         writer = self._start_writer()
         children.append(writer)
         session = writer.wait("session", SESSION_SECONDS)
@@ -186,6 +214,15 @@ class Demonstration:
             exit_code=self._server.stop(),
         )
 
+    def _start_server(self) -> None:
+        if isinstance(self._server, RunningServer):
+            self._say(f"looking for the server on {self._server.address}")
+            self._last_look = self._server.start()
+            return
+        self._say("starting the server")
+        self._last_look = found = self._server.start()
+        self._say(f"server on 127.0.0.1:{found.port}, pid {found.pid}, log {found.log}")
+
     def _begin(self, writer: Child, reader: Child) -> None:
         """Both are there: the drive begins, and the reader hears when."""
         writer.order(begin=True)
@@ -197,19 +234,15 @@ class Demonstration:
     # -- the two processes --------------------------------------------------------------------------------------------
 
     def _start_writer(self) -> Child:
-        arguments = {"address": self._address, "seconds": self._plan.seconds, "ibt": self._plan.ibt, "seed": 1}
-        return self._child("writer", arguments)
+        return self._child("writer", {"seconds": self._plan.seconds, "ibt": self._plan.ibt, "seed": 1})
 
     def _start_reader(self, session: dict[str, Any]) -> Child:
-        return self._child("reader", {**session, "address": self._address})
+        return self._child("reader", session)
 
     def _child(self, name: str, arguments: dict[str, Any]) -> Child:
         log_file = Path(self._server.folder) / f"{name}.log"
-        return Child(name, f"trackside.bench.demo_{name}", arguments, log_file)
-
-    @property
-    def _address(self) -> str:
-        return f"127.0.0.1:{self._last_look.port}"
+        way = {"address": self._server.address, "access": self._plan.access}
+        return Child(name, f"trackside.bench.demo_{name}", {**arguments, **way}, log_file)
 
     # -- the loop -----------------------------------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from ma.streaming.api.v1 import api_pb2 as api
 from ma.streaming.open_data.v1 import open_data_pb2 as pb
 from trackside.bench.ledger import Latencies, Ledger
 from trackside.bench.talk import listen_for_orders, tell
+from trackside.client.access import Access
 from trackside.client.channel import open_channel
 from trackside.client.errors import ClientError
 from trackside.client.packets import decode_samples
@@ -141,7 +142,7 @@ def _tell_regularly(reader: Reader, ended: threading.Event) -> None:
 
 def main(arguments: dict[str, Any]) -> int:
     ended = threading.Event()
-    with open_channel(arguments["address"]) as channel:
+    with open_channel(arguments["address"], Access(*arguments.get("access", ()))) as channel:
         try:
             reader = Reader(channel, arguments)
             listen_for_orders(reader.on_order)

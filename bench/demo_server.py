@@ -16,12 +16,21 @@ from typing import NamedTuple
 from trackside.bench.talk import last_lines
 from trackside.shm.observe import NothingToObserve, Process, Ring, Server, observe
 
-__all__ = ["DemoServer", "KillResult", "ServerFailed", "Shape", "find_process", "is_way_in", "remove_leftovers"]
+__all__ = [
+    "FOLDER_PREFIX",
+    "DemoServer",
+    "KillResult",
+    "ServerFailed",
+    "Shape",
+    "find_process",
+    "is_way_in",
+    "remove_leftovers",
+]
 
 START_SECONDS = 60.0
 STOP_SECONDS = 40.0
 _PR_SET_PDEATHSIG = 1
-_PREFIX, _KEPT_PREFIX = "trackside-demo-", "trackside-kept-"
+FOLDER_PREFIX, _KEPT_PREFIX = "trackside-demo-", "trackside-kept-"
 
 
 class ServerFailed(Exception):
@@ -78,7 +87,7 @@ class DemoServer:
 
     def __init__(self, shape: Shape, *, broker: str = "", port: int = 0, keep: bool = False) -> None:
         remove_leftovers()
-        name = f"{_KEPT_PREFIX if keep else _PREFIX}{os.getpid()}-"
+        name = f"{_KEPT_PREFIX if keep else FOLDER_PREFIX}{os.getpid()}-"
         self.keep = keep
         self.folder = Path(tempfile.mkdtemp(prefix=name))
         self.run_dir = Path(tempfile.mkdtemp(prefix=name, dir=_memory_folder()))
@@ -110,6 +119,13 @@ class DemoServer:
             return observe(self.run_dir, counters=False)
         except NothingToObserve:
             return None
+
+    @property
+    def address(self) -> str:
+        """Where clients find it, once it serves."""
+        server = self.look()
+        assert server is not None, "it has described itself"
+        return f"127.0.0.1:{server.port}"
 
     def check(self) -> None:
         """Raises ServerFailed when the server has ended."""
@@ -188,8 +204,8 @@ def _memory_folder() -> str | None:
 def remove_leftovers() -> None:
     """Folders of demos that were killed, told by the number of a process that is gone: memory comes back only so."""
     for base in {_memory_folder() or tempfile.gettempdir(), tempfile.gettempdir()}:
-        for folder in Path(base).glob(f"{_PREFIX}*-*"):
-            owner = folder.name.removeprefix(_PREFIX).split("-")[0]
+        for folder in Path(base).glob(f"{FOLDER_PREFIX}*-*"):
+            owner = folder.name.removeprefix(FOLDER_PREFIX).split("-")[0]
             if owner.isdecimal() and not Path(f"/proc/{owner}").exists() and folder.stat().st_uid == os.getuid():
                 shutil.rmtree(folder, ignore_errors=True)
 

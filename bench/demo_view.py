@@ -77,7 +77,7 @@ def line(moment: Moment) -> str:
             f"written {_written(moment):,} ({_rate(moment, 'gateway')}/s)",
             f"read {moment.reader.get('distinct', 0):,}",
             f"latency {_latency_text(moment.reader.get('recent', {}))}",
-            f"ring {fill_of(moment.server):.2%}",
+            *([f"ring {fill_of(moment.server):.2%}"] if moment.server.rings else []),
             *(f"{name.split(':')[0]} {text}" for name, text in _highlights(moment)[:LINE_HIGHLIGHTS]),
         ]
     )
@@ -123,7 +123,7 @@ def _kill_lines(outcome: Outcome) -> list[str]:
 
 def _shared_memory_lines(outcome: Outcome) -> list[str]:
     """As it was read from shared memory after the last packet."""
-    if outcome.server is None:
+    if outcome.server is None or not outcome.server.processes:
         return []
     processes = [
         f"process   {process.name:<14} pid {process.pid:<8} restarts {process.restarts}   {process.state}"
@@ -143,8 +143,7 @@ def _screen(moment: Moment) -> RenderableType:
     return Group(
         Text(f"{moment.session.get('drive', '')}   {moment.seconds:.1f} s   {moment.note}", style="bold"),
         _flow_table(moment),
-        _ring_table(moment),
-        _process_table(moment),
+        *([_ring_table(moment), _process_table(moment)] if moment.server.processes else []),
         _channel_table(moment),
     )
 

@@ -23,6 +23,7 @@ from trackside.bench.ibt import Recording
 from trackside.bench.ledger import Ledger
 from trackside.bench.talk import listen_for_orders, tell
 from trackside.bench.telemetry import Block, Drive, Group, Samples
+from trackside.client.access import Access
 from trackside.client.channel import open_channel
 from trackside.client.errors import ClientError
 from trackside.client.packets import PacketMaker
@@ -189,7 +190,7 @@ def open_drive(ibt: str | None, seed: int) -> tuple[Drive, float]:
 def main(arguments: dict[str, Any]) -> int:
     drive, start = open_drive(arguments.get("ibt"), arguments.get("seed", 1))
     drive.block(start, 1.0)  # so that nothing is computed for the first time while it is measured
-    with open_channel(arguments["address"]) as channel:
+    with open_channel(arguments["address"], Access(*arguments.get("access", ()))) as channel:
         try:
             writer = Writer(channel, drive, start)
             listen_for_orders(writer.on_order)

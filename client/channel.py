@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import grpc
 
+from trackside.client.access import Access, TokenSender
 from trackside.client.errors import NotReachable, Refused
 
 __all__ = ["PASSING_CODES", "Backoff", "call", "describe", "open_channel"]
@@ -30,10 +31,18 @@ _OPTIONS: list[tuple[str, int]] = [
     ("grpc.enable_http_proxy", 0),
 ]
 
+_PLAIN = Access()
 
-def open_channel(address: str) -> grpc.Channel:
-    """A plaintext channel to ``host:port`` that reconnects quickly. Does not connect yet, does not block."""
-    return grpc.insecure_channel(address, options=_OPTIONS)
+
+def open_channel(address: str, access: Access = _PLAIN) -> grpc.Channel:
+    """A channel to ``host:port`` that reconnects quickly, with TLS and a token as ``access`` says. Does not connect yet;
+    blocks for the files only. Raises BadInput for one that cannot be used."""
+    credentials = access.credentials()
+    if credentials is None:
+        channel = grpc.insecure_channel(address, options=_OPTIONS)
+    else:
+        channel = grpc.secure_channel(address, credentials, options=_OPTIONS)
+    return grpc.intercept_channel(channel, TokenSender(access.token_file)) if access.token_file else channel
 
 
 class Backoff:

@@ -196,15 +196,34 @@ def _demo() -> click.Command:
             ),
             _flag("--keep", "Keep run directory, log and messages of the server, and say where they are."),
             click.Option(["--json", "as_json"], is_flag=True, help="The summary for programs."),
+            click.Option(["--server"], metavar="HOST:PORT", help="Use this server, which runs; it is left as it is."),
+            *_access_options(),
         ],
         "Start a server of its own, let a simulated car write telemetry and a reader read it back, show what flows, and "
-        "prove at the end that every packet that was accepted was read. Exit code 1 when not.",
+        "prove at the end that every packet that was accepted was read. Exit code 1 when not. With --server it uses one "
+        "that runs, as data source Demo; its token needs the rights read, write and manage for that.",
         """
         trackside demo
         trackside demo --seconds 10 --kill producer,gateway
         trackside demo --ibt drive.ibt --broker localhost:9092
+        trackside demo --server pit:13579 --roots ca.pem --token-file demo.token
         """,
     )
+
+
+def _access_options() -> list[click.Parameter]:
+    """Of commands that are clients of a server. Files all of them: arguments are for everybody to see."""
+
+    def file(name: str, text: str) -> click.Option:
+        variable = f"TRACKSIDE_CLIENT_{name.removeprefix('--').replace('-', '_').upper()}"
+        return click.Option([name], metavar="FILE", envvar=variable, show_envvar=True, help=text)
+
+    return [
+        file("--roots", "PEM file of the authorities to trust; turns TLS on."),
+        file("--certificate", "PEM file of this client's certificate, where the server asks for one."),
+        file("--key", "PEM file of the certificate's key."),
+        file("--token-file", "File with the token, where the server asks for one."),
+    ]
 
 
 def _top() -> click.Command:
