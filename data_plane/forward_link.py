@@ -19,7 +19,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 
 from trackside.data_plane.forward_search import LinkLost
 from trackside.data_plane.kafka_config import ClientConfig, made
-from trackside.data_plane.kafka_errors import AFTERMATH, LIBRDKAFKA_LOG, REFUSALS, code_of, reason_of
+from trackside.data_plane.kafka_errors import AFTERMATH, CULPABLE, LIBRDKAFKA_LOG, code_of, reason_of
 from trackside.data_plane.kafka_health import BrokerHealth, without_times
 from trackside.data_plane.kafka_queue import Headers
 from trackside.data_plane.log import Partition
@@ -157,8 +157,8 @@ class ForwardLink:
 
     def _judge(self, parcels: Sequence[Parcel], error: KafkaException) -> None:
         """A refusal undoes the transaction; everything else ends the client."""
-        refused = {place: error for place, error in self._errors.items() if code_of(error) in REFUSALS}
-        if not refused and code_of(error) not in REFUSALS:
+        refused = {place: error for place, error in self._errors.items() if code_of(error) in CULPABLE}
+        if not refused and code_of(error) not in CULPABLE:
             raise LinkLost(reason_of(error)) from None
         inner: object = next(iter(refused.values()), error)
         named = list(refused) or [parcel.partition for parcel in parcels]

@@ -9,7 +9,17 @@ from confluent_kafka import KafkaError
 
 from trackside.data_plane.worker import log_line
 
-__all__ = ["AFTERMATH", "LIBRDKAFKA_LOG", "REFUSALS", "TOO_LARGE", "VANISHED", "code_of", "reason_of"]
+__all__ = [
+    "AFTERMATH",
+    "CULPABLE",
+    "FORBIDDEN",
+    "LIBRDKAFKA_LOG",
+    "REFUSALS",
+    "TOO_LARGE",
+    "VANISHED",
+    "code_of",
+    "reason_of",
+]
 
 REFUSALS = frozenset(
     {
@@ -19,11 +29,16 @@ REFUSALS = frozenset(
         KafkaError.INVALID_TIMESTAMP,
         KafkaError.INVALID_MSG_SIZE,
         KafkaError.POLICY_VIOLATION,
-        KafkaError.TOPIC_AUTHORIZATION_FAILED,
         KafkaError.UNSUPPORTED_FOR_MESSAGE_FORMAT,
     }
 )
 """What sending a packet again cannot change. After anything else it is sent again for ever."""
+
+FORBIDDEN = frozenset({KafkaError.TOPIC_AUTHORIZATION_FAILED})
+"""What an operator can allow, and then nothing is missing: the topic's packets wait."""
+
+CULPABLE = REFUSALS | FORBIDDEN
+"""Failures that a packet or its topic has brought about, and no other is to blame for."""
 
 TOO_LARGE = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE})
 

@@ -11,8 +11,8 @@ packets only.
         v                      grow ----> READY, or READY with the partitions that are there
       create --> READY (describe again: another server may have been first)
         |
-        +-- not allowed, bad name --> REFUSED: its packets are dead letters; asked again later
-        +-- anything else --------> asked again later, its packets wait
+        +-- bad name, policy -----> REFUSED: its packets are dead letters; asked again later
+        +-- anything else --------> asked again later, its packets wait: brokers start, rights are given
 """
 
 from __future__ import annotations
@@ -40,12 +40,11 @@ DOUBT_SECONDS = 1.0
 _UNKNOWN = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.UNKNOWN_TOPIC_ID})
 _FOR_GOOD = frozenset(
     {
-        KafkaError.TOPIC_AUTHORIZATION_FAILED,
-        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
         KafkaError.TOPIC_EXCEPTION,  # not a name for a topic
         KafkaError.POLICY_VIOLATION,
     }
 )
+_FORBIDDEN = frozenset({KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED})
 
 
 class TopicState(enum.Enum):
@@ -120,6 +119,10 @@ class KafkaTopics:
 
         self._admin.topic_bytes_max(name, on_limit)
 
+    def forbidden(self, name: str, reason: str) -> None:
+        """A packet was refused for want of a right: said once, its packets wait."""
+        self._say_once(self.get(name), "topic not allowed", reason)
+
     # -- the way of a question ----------------------------------------------------------------------------------------
 
     def _ask_when_due(self, topic: Topic) -> None:
@@ -166,7 +169,7 @@ class KafkaTopics:
             topic.untried.update(range(topic.partitions, wanted))
             topic.partitions = wanted
             self._become_ready(topic)
-        elif error.code in _FOR_GOOD:
+        elif error.code in _FOR_GOOD | _FORBIDDEN:
             topic.reason = error.reason
             self._become_ready(topic)
         else:

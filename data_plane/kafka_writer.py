@@ -29,7 +29,16 @@ from trackside.data_plane.kafka_config import (
     check_address,
     publisher_config,
 )
-from trackside.data_plane.kafka_errors import AFTERMATH, REFUSALS, TOO_LARGE, VANISHED, code_of, reason_of
+from trackside.data_plane.kafka_errors import (
+    AFTERMATH,
+    CULPABLE,
+    FORBIDDEN,
+    REFUSALS,
+    TOO_LARGE,
+    VANISHED,
+    code_of,
+    reason_of,
+)
 from trackside.data_plane.kafka_graveyard import Graveyard
 from trackside.data_plane.kafka_health import BrokerHealth
 from trackside.data_plane.kafka_publisher import KafkaPublisher
@@ -62,6 +71,9 @@ STUCK_SECONDS = 1.0
 """A partition without progress for this long makes its topic doubtful: it may have been deleted."""
 
 RETRY_SECONDS = 0.1
+FORBIDDEN_SECONDS = 0.5
+"""How soon a partition that may not be written is tried again: with one packet, which the broker's log notes."""
+
 LIMITS_SECONDS = 60.0
 SHORT_LIFE_SECONDS = 1.0
 PAUSE_SECONDS = 0.25
@@ -411,10 +423,10 @@ class KafkaLogWriter:
         """Something of ``queue`` failed: whatever is reported behind it, all from there on is sent again."""
         code = code_of(error)
         queue.broken = True
-        queue.suspected = queue.suspected or code in REFUSALS
+        queue.suspected = queue.suspected or code in CULPABLE
         if code in VANISHED:
             self._topics.doubt(queue.partition.topic)
-        client.fail(reason_of(error), soft=code not in REFUSALS and code not in AFTERMATH)
+        client.fail(reason_of(error), soft=code not in CULPABLE and code not in AFTERMATH)
 
     def _send_one(self, queue: PartitionQueue, now: float) -> int:
         """The packet at the head, alone: nothing of this partition is on its way but this."""
@@ -464,12 +476,14 @@ class KafkaLogWriter:
     def _on_single_error(self, client: KafkaPublisher, queue: PartitionQueue, error: object) -> None:
         code = code_of(error)
         self._dirty.add(queue)
-        if code in REFUSALS:
+        if code in REFUSALS or (code in FORBIDDEN and queue is self._graveyard.queue):
             if code in TOO_LARGE:
                 self._topics.refresh_limit(queue.partition.topic)
             self._refuse(queue, reason_of(error))
             return
-        queue.retry_at = time.monotonic() + RETRY_SECONDS
+        queue.retry_at = time.monotonic() + (FORBIDDEN_SECONDS if code in FORBIDDEN else RETRY_SECONDS)
+        if code in FORBIDDEN:
+            self._topics.forbidden(queue.partition.topic, reason_of(error))
         if code in VANISHED:
             self._topics.doubt(queue.partition.topic)
         if code in AFTERMATH:

@@ -201,12 +201,17 @@ class TestRefusals:
         log.broker.create_topic(topic, PARTITIONS)
         log.broker.forbid_writing(topic)
         feed = Feed(log.writer(log.secured()))
-        routes = [Route(topic, 0, b"k"), Route(other, 0, b"k")]
-        feed.append_logged(record(numbered(0, 40), *routes, indexes=[0, 1] * 20))
-        assert plain_values(log.broker, topic) == []
-        assert once_each(plain_values(log.broker, other)) == numbered(0, 40)[1::2]
-        assert plain_values(log.broker, log.dead_letters) == numbered(0, 40)[::2]
-        assert len(feed.writer.refusals()) == 20
+        others = Feed(feed.writer, OTHER_RING)
+        feed.append(record(numbered(0, 40), Route(topic, 0, b"k")))
+        others.append_logged(record(numbered(0, 50), Route(other, 0, b"k")))
+        drive(lambda: feed.writer.overdue(0.0) == {topic}, feed.writer, what="the forbidden one waits")
+        assert plain_values(log.broker, topic) == [] and feed.writer.logged(RING) == 0
+        others.append_logged(record(numbered(50, 50), Route(other, 0, b"k")))
+        log.broker.allow_writing(topic)
+        feed.append_logged(record(numbered(40, 20), Route(topic, 0, b"k")))
+        assert plain_values(log.broker, topic) == numbered(0, 60)
+        assert once_each(plain_values(log.broker, other)) == numbered(0, 100)
+        assert feed.writer.refusals() == []
 
 
 class TestOutages:
