@@ -409,6 +409,18 @@ LIMITS = (
         "peer.", setting="open_calls_per_peer",
     ),
     Key(
+        "ControlCallsMax", Whole(1, 1_000_000), 2_000, "Control calls (of sessions, connections, data formats and keys) "
+        "that the control plane has from one gateway at a time.", setting="control_calls_max",
+    ),
+    Key(
+        "WaitingWritesMax", Whole(1, 1_000_000), 1_000, "Write requests of one gateway that wait for room in a ring; one "
+        "more is refused at once.", setting="waiting_writes_max",
+    ),
+    Key(
+        "WaitingWritesBytes", Bytes(64 * KIB, GIB), 64 * MIB, "What the packets of those requests may have together; in "
+        "memory they take twice that.", setting="waiting_writes_bytes",
+    ),
+    Key(
         "MessagesPerSecondPerPeer", Whole(0, 10_000_000), 0, "Request messages that one peer address may send to one "
         "gateway, control calls and each message of a stream; what comes earlier waits, at most WriteWaitSeconds. 0 is "
         "no limit.", setting="messages_per_second_per_peer",

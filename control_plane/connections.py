@@ -101,8 +101,8 @@ class ConnectionTable:
         opened = Opened(details, owner)
         if self._live_bytes + _frame_bytes(opened) > TABLE_BYTES_MAX:
             raise TooMuch(
-                f"{len(self._open)} connections are open, together at the limit of {TABLE_BYTES_MAX} bytes; close "
-                f"those that nobody reads with CloseConnection"
+                f"bytes of all connections = {TABLE_BYTES_MAX}, fixed: {len(self._open)} are open, and one more was asked "
+                f"for; close those that nobody reads with CloseConnection"
             )
         id = self._new_id()
         self._append(_opening(id, opened))

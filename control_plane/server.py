@@ -49,12 +49,9 @@ from trackside.data_plane.routing import Routing
 from trackside.data_plane.spec import Settings
 from trackside.protos import internal_pb2_grpc as internal
 
-__all__ = ["CALLS_MAX", "ControlPlane", "serve"]
+__all__ = ["ControlPlane", "serve"]
 
 log = logging.getLogger(__name__)
-
-CALLS_MAX = 2_000
-"""Calls under way at the same time; further ones are RESOURCE_EXHAUSTED."""
 
 LOAD_SECONDS = 5.0
 RETRY_SECONDS = 0.2
@@ -121,8 +118,7 @@ class ControlPlane:
             interceptors.append(AccessInterceptor(self._connections, session_service.data_source_of))
         self._server = grpc.aio.server(
             interceptors=interceptors,
-            maximum_concurrent_rpcs=CALLS_MAX,
-            # Gateways have the one limit for all requests.
+            # Gateways have the limits: of a request's size, and of calls under way (ControlCallsMax, OpenCallsMax).
             options=[("grpc.max_receive_message_length", -1), *PENDING_OPTIONS],
         )
         self._sweep_seconds = sweep_seconds(settings.connection_idle_seconds)

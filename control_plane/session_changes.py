@@ -312,8 +312,8 @@ class SessionChanges:
         packet = data.Packet(type=type, session_key=key, content=content.SerializeToString()).SerializeToString()
         if len(packet) > self._settings.max_packet_bytes:
             raise TooMuch(
-                f"the {type} packet would have {len(packet)} bytes, more than the {self._settings.max_packet_bytes} "
-                f"that a packet may have: {content.data_source} has too many streams"
+                f"MaxPacketBytes = {self._settings.max_packet_bytes}: the {type} packet would have {len(packet)} bytes, "
+                f"since {content.data_source} has too many streams"
             )
         identity = new_identity()
         return Append(self._routing.session_info, key.encode(), packet, identity, data_source=content.data_source)

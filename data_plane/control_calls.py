@@ -219,7 +219,8 @@ class Notifications:
                 await context.write(await subscriber.events.get())
             await context.abort(
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
-                f"{SUBSCRIBER_EVENTS_MAX} notifications were not read; subscribe again and ask GetCurrentSessions",
+                f"notifications that wait for a subscriber = {SUBSCRIBER_EVENTS_MAX}, fixed: more were not read; subscribe "
+                "again and ask GetCurrentSessions",
             )
         finally:
             subscribers[data_source].discard(subscriber)

@@ -22,7 +22,7 @@ from trackside.data_plane.control_calls import PASSED_METHODS, ControlCalls, Not
 from trackside.data_plane.door import Door
 from trackside.data_plane.grpc_options import PENDING_OPTIONS, connections_max
 from trackside.data_plane.guard import Guard
-from trackside.data_plane.limits import LimitReached, OpenCalls, Refusals, address_of
+from trackside.data_plane.limits import ControlCallsOpen, LimitReached, OpenCalls, Refusals, address_of
 from trackside.data_plane.packet_reader import PacketReader
 from trackside.data_plane.packet_writer import PacketWriter
 from trackside.data_plane.peer import Peer
@@ -69,6 +69,7 @@ class Gateway(grpc.GenericRpcHandler):
         refusals = metrics.refusal_counters(worker.counters)
         limits = Refusals(worker)
         self._calls = OpenCalls(settings, limits)
+        self._control_calls = ControlCallsOpen(settings, limits)
         self._open_calls = counters.open_calls
         door = Door(routing, self.peer, settings)
         self._writer = PacketWriter(self.peer, door, settings, counters, refusals, limits)
@@ -127,7 +128,8 @@ class Gateway(grpc.GenericRpcHandler):
     def _passed(self, method: str) -> Handler:
         async def call(request: bytes, context: Context) -> bytes:
             await self._writer.wait_turn(request, context)
-            return await self._control.pass_through(method, request, context)
+            with self._control_calls.one_more(address_of(context)):
+                return await self._control.pass_through(method, request, context)
 
         return call
 

@@ -6,6 +6,7 @@ gateway counts for itself. Used on the loop's thread.
 ::
 
     open calls    OpenCallsMax, OpenCallsPerPeer                      asked once a call
+    control calls ControlCallsMax                                     asked once a control call
     rates         MessagesPerSecondPerPeer, BytesPerSecondPerPeer     asked for each request message, where one is set
 """
 
@@ -14,7 +15,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import grpc
 
@@ -22,7 +24,7 @@ from trackside.data_plane import metrics
 from trackside.data_plane.spec import Settings
 from trackside.data_plane.worker import Worker
 
-__all__ = ["LimitReached", "OpenCalls", "Rates", "Refusals", "address_of"]
+__all__ = ["ControlCallsOpen", "LimitReached", "OpenCalls", "Rates", "Refusals", "address_of"]
 
 LOG_SECONDS = 10.0
 """Refusals of one limit are logged at most once in this time: who runs into it does so often."""
@@ -96,6 +98,27 @@ class OpenCalls:
         self._by_peer[peer] -= 1
         if not self._by_peer[peer]:
             del self._by_peer[peer]
+
+
+class ControlCallsOpen:
+    """Control calls of this gateway that are with the control plane."""
+
+    def __init__(self, settings: Settings, refusals: Refusals) -> None:
+        self._max = settings.control_calls_max
+        self._refusals = refusals
+        self._open = 0
+
+    @contextmanager
+    def one_more(self, peer: str) -> Iterator[None]:
+        """Raises LimitReached, and then it is not open."""
+        if self._open >= self._max:
+            asked = "so many control calls of this gateway are not answered yet; send fewer at a time"
+            raise self._refusals.refuse("ControlCallsMax", self._max, peer, asked)
+        self._open += 1
+        try:
+            yield
+        finally:
+            self._open -= 1
 
 
 class _Rate:

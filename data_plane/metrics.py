@@ -160,6 +160,9 @@ LIMITS = (
     "MessagesPerSecondPerPeer",
     "BytesPerSecondPerPeer",
     "PacketsPerMessage",
+    "ControlCallsMax",
+    "WaitingWritesMax",
+    "WaitingWritesBytes",
 )
 """Limits of a gateway whose refusals are counted, by their keys in the configuration."""
 

@@ -238,7 +238,9 @@ class PacketReader:
     ) -> Reader:
         """Raises _TooMuch."""
         if filter_spec is not None and not self._peer.readers.takes(filter_spec):
-            raise _TooMuch(f"{FILTERS_MAX} different filters are in use here; share one, or end another read")
+            raise _TooMuch(
+                f"different filters of a gateway = {FILTERS_MAX}, fixed: this is one more; share one, or end another read"
+            )
         read.reader = self._peer.readers.open(
             key=_key_of(details), filter_spec=filter_spec, tally_of=tally_of, group=group, when_slow=read.when_slow
         )

@@ -20,7 +20,7 @@ from trackside.data_plane.door import BadRequest, Door, Parcels
 from trackside.data_plane.limits import LimitReached, Rates, Refusals, address_of
 from trackside.data_plane.link import Refused
 from trackside.data_plane.metrics import GatewayCounters
-from trackside.data_plane.peer import Accepted, LogUnavailable, Peer, ProducerProxy, RingFull, Stretch
+from trackside.data_plane.peer import Accepted, LogUnavailable, Peer, ProducerProxy, RingFull, Stretch, TooManyWait
 from trackside.data_plane.spec import Settings
 from trackside.shm.counters import Counter
 
@@ -199,6 +199,8 @@ class PacketWriter:
         begun = time.monotonic_ns()
         try:
             return await self._peer.append(parcels, self._bound(context))
+        except TooManyWait as error:
+            raise self._limits.refuse(error.limit, error.value, address_of(context), error.asked) from None
         finally:
             self._count.held_back.add(1)
             self._count.held_back_seconds.add(time.monotonic_ns() - begun)

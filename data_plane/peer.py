@@ -52,14 +52,20 @@ from trackside.shm.fence import full_fence
 from trackside.shm.liveness import WorkerState
 from trackside.shm.ring import RingReader, RingWriter
 
-__all__ = ["Accepted", "ConsumerProxy", "LogUnavailable", "Parcel", "Peer", "ProducerProxy", "RingFull", "Stretch"]
+__all__ = [
+    "Accepted",
+    "ConsumerProxy",
+    "LogUnavailable",
+    "Parcel",
+    "Peer",
+    "ProducerProxy",
+    "RingFull",
+    "Stretch",
+    "TooManyWait",
+]
 
 TICK_SECONDS = 0.1
 WAITING_TICK_SECONDS = 0.02
-
-WAITING_MAX = 1000
-WAITING_BYTES_MAX = 64 << 20
-"""Requests, and bytes of packets in them, that may wait for room at a time; what comes beyond is refused at once."""
 
 PARTITIONS_ASKED_MAX = 1000
 """In one question about partitions, so that it fits into a ring whatever the names are."""
@@ -86,6 +92,14 @@ Accepted = list[Stretch]
 
 class RingFull(Exception):
     """No room within the bound although the log answers: the caller is too fast. Becomes RESOURCE_EXHAUSTED."""
+
+
+class TooManyWait(RingFull):
+    """So many requests wait for room already that one more is refused at once: WaitingWritesMax, WaitingWritesBytes."""
+
+    def __init__(self, limit: str, value: int, asked: str) -> None:
+        super().__init__(f"{limit} = {value}: {asked}")
+        self.limit, self.value, self.asked = limit, value, asked
 
 
 class LogUnavailable(Exception):
@@ -526,22 +540,28 @@ class Peer:
         except TimeoutError:
             if submission.future.done() and not submission.future.cancelled():
                 return submission.future.result()  # let in at the very moment the bound passed: accepted is accepted
-            raise self._refusal(submission, f"within {timeout:g} s") from None
+            limit = f"WriteWaitSeconds = {self.worker.spec.settings.write_wait_seconds:g}: "
+            raise self._refusal(submission, f"within {timeout:g} s", limit) from None
         finally:
             self._submissions.pop(submission, None)
 
     def _consider_new(self, submission: _Submission) -> None:
-        """Let it in at once, if it may overtake those that wait. Raises RingFull or LogUnavailable when too much waits."""
+        """Let it in at once, if it may overtake those that wait. Raises TooManyWait or LogUnavailable when too much waits."""
         if len(self._submissions) == 1:
             self._settle()
         else:
             self._consider(submission)
         if submission.future.done():
             return
-        waiting = sum(other.bytes for other in self._submissions)
-        if len(self._submissions) > WAITING_MAX or waiting > WAITING_BYTES_MAX:
-            count = len(self._submissions) - 1
-            raise self._refusal(submission, f"at once, since {count} requests of {waiting >> 20} MiB wait already")
+        settings = self.worker.spec.settings
+        if len(self._submissions) > settings.waiting_writes_max:
+            raise self._refusal_at_once(submission, "WaitingWritesMax", settings.waiting_writes_max)
+        if sum(other.bytes for other in self._submissions) > settings.waiting_writes_bytes:
+            raise self._refusal_at_once(submission, "WaitingWritesBytes", settings.waiting_writes_bytes)
+
+    def _refusal_at_once(self, submission: _Submission, limit: str, value: int) -> Exception:
+        refusal = self._refusal(submission, f"at once, since {len(self._submissions) - 1} requests wait already")
+        return TooManyWait(limit, value, str(refusal)) if isinstance(refusal, RingFull) else refusal
 
     def _try(self, parcels: Mapping[ProducerProxy, Parcel]) -> Accepted | None:
         if self._held and self._must_wait():
@@ -580,7 +600,7 @@ class Peer:
             submission.blocked_by = next(iter(self._blocked & submission.topics))
         self._blocked |= submission.topics
 
-    def _refusal(self, submission: _Submission, when: str) -> Exception:
+    def _refusal(self, submission: _Submission, when: str, limit: str = "") -> Exception:
         for producer in submission.parts:
             state = producer.log_state()
             if not state.available:
@@ -594,7 +614,7 @@ class Peer:
         producer = next(iter(submission.parts))
         what = f"topic {submission.blocked_by} has used its share of" if submission.blocked_by else "no room in"
         return RingFull(
-            f"not accepted {when}: {what} the ring to {producer.name} "
+            f"{limit}not accepted {when}: {what} the ring to {producer.name} "
             f"({producer.down.capacity_bytes >> 20} MiB); send more slowly, or in fewer streams at once"
         )
 

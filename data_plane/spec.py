@@ -60,6 +60,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     tcp_connections_max: int = 10_000  # of each public port, a gateway
     open_calls_max: int = 20_000  # a gateway
     open_calls_per_peer: int = 10_000  # a gateway
+    control_calls_max: int = 2_000  # a gateway
+    waiting_writes_max: int = 1_000  # a gateway
+    waiting_writes_bytes: int = 64 * MIB  # a gateway
     messages_per_second_per_peer: int = 0  # 0: no limit
     bytes_per_second_per_peer: int = 0  # 0: no limit
     metrics_per_connection: bool = True

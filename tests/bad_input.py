@@ -32,7 +32,7 @@ from trackside.data_plane.naming import TOPIC_CHARACTERS_MAX, naming_of
 from trackside.data_plane.packet_reader import FILTER_BYTES_MAX
 from trackside.data_plane.spec import Settings
 
-__all__ = ["EVERY_REQUEST", "METHODS", "Bad", "Field", "Given", "Method", "fields_of", "page"]
+__all__ = ["EVERY_REQUEST", "METHODS", "TOLD", "Bad", "Field", "Given", "Method", "fields_of", "page", "told"]
 
 MAX_PACKET_BYTES = Settings(run_dir="", data_dir="").max_packet_bytes
 NAME_CHARACTERS_MAX = TOPIC_CHARACTERS_MAX - len(naming_of(Settings(run_dir="", data_dir="")).essentials_topic(""))
@@ -724,6 +724,88 @@ EVERY_REQUEST = (
 """What every method answers in the same way."""
 
 
+# -- limits, rights, and parts that are away -------------------------------------------------------------------------
+
+
+class Told(NamedTuple):
+    """A refusal that depends on more than the request. ``message`` is how it begins, ``{value}`` the limit's value; the
+    tests that bring it about compare with :func:`told`."""
+
+    name: str
+    asked: str
+    status: str
+    message: str
+
+
+LIMITS = "RESOURCE_EXHAUSTED"
+TOLD = (
+    Told("OpenCallsMax", "one more call", LIMITS, "OpenCallsMax = {value}: so many calls are open on this gateway"),
+    Told(
+        "OpenCallsPerPeer", "one more call of the same host", LIMITS, "OpenCallsPerPeer = {value}: so many calls from"
+    ),
+    Told("ControlCallsMax", "one more control call", LIMITS, "ControlCallsMax = {value}: so many control calls of"),
+    Told(
+        "ConnectionsMax", "one more `NewConnection`", LIMITS, "ConnectionsMax = {value}: so many connections are open"
+    ),
+    Told(
+        "bytes of all connections",
+        "one more `NewConnection`, where they name very many streams",
+        LIMITS,
+        "bytes of all connections = {value}, fixed: ",
+    ),
+    Told("MessagesPerSecondPerPeer", "messages, too fast", LIMITS, "MessagesPerSecondPerPeer = {value}: "),
+    Told("BytesPerSecondPerPeer", "bytes, too fast", LIMITS, "BytesPerSecondPerPeer = {value}: "),
+    Told("PacketsPerMessage", "a message of more packets", LIMITS, "PacketsPerMessage = {value}: the message has "),
+    Told("WaitingWritesMax", "a write while so many wait", LIMITS, "WaitingWritesMax = {value}: not accepted at once"),
+    Told(
+        "WaitingWritesBytes",
+        "a write while so much waits",
+        LIMITS,
+        "WaitingWritesBytes = {value}: not accepted at once",
+    ),
+    Told("WriteWaitSeconds", "a write that finds no room", LIMITS, "WriteWaitSeconds = {value}: not accepted within"),
+    Told("ReaderBufferBytes", "to read, and does not", LIMITS, "too slow: more than ReaderBufferBytes = {value} bytes"),
+    Told(
+        "different filters", "one more `ReadDataPackets`", LIMITS, "different filters of a gateway = {value}, fixed: "
+    ),
+    Told(
+        "notifications",
+        "session notifications, and does not read them",
+        LIMITS,
+        "notifications that wait for a subscriber = {value}, fixed: ",
+    ),
+    Told("no token", "anything, where tokens are asked for", "UNAUTHENTICATED", "authorization: missing, wanted one"),
+    Told("two tokens", "anything", "UNAUTHENTICATED", "authorization: 2 of them, wanted one"),
+    Told("no bearer", "anything", "UNAUTHENTICATED", "authorization: not understood, wanted `Bearer` and a token"),
+    Told("unknown token", "anything", "UNAUTHENTICATED", "authorization: unknown token"),
+    Told("token withdrawn", "a call that is open", "UNAUTHENTICATED", "the token was withdrawn, or its rights have"),
+    Told("no right", "a data source of others", "PERMISSION_DENIED", "token {value} has no right to "),
+    Told(
+        "not the owner", "a connection of others", "PERMISSION_DENIED", "connection: it was not made by token {value}"
+    ),
+    Told("shutting down", "a call that is open", "UNAVAILABLE", "the server is shutting down"),
+    Told("log away", "a write that finds no room", "UNAVAILABLE", "not accepted within {value} s: "),
+)
+
+TOLD_PAGE = """
+## Limits, rights, and parts that are away
+
+What depends on more than the request. `N` is the value of the key, or what is fixed; [overload](overload.md) says what
+each of them is for.
+
+| limit or reason | who asked for | status | message |
+|---|---|---|---|"""
+
+BESIDE = """\
+| `TcpConnectionsMax` | one more TCP connection | `UNAVAILABLE` | in gRPC's own words |
+| `ConnectionIdleSeconds` | a connection that nobody has used | `OK` | as of no connection |"""
+
+
+def told(name: str, value: object = "") -> str:
+    """How the message of this row begins."""
+    return next(row for row in TOLD if row.name == name).message.replace("{value}", str(value))
+
+
 # -- the fields that there are ----------------------------------------------------------------------------------------
 
 LEAVES = frozenset({Packet.DESCRIPTOR.full_name, Duration.DESCRIPTOR.full_name, Timestamp.DESCRIPTOR.full_name})
@@ -754,9 +836,9 @@ A message names the field by its path from the request, what it holds and what w
 A request that is refused has left nothing behind. "There is no such session, connection or format" is an answer with
 status OK. Text must be UTF-8, as in every protobuf message.
 
-Beside what is below, any call may get `UNAVAILABLE` (the log or a part of the server is away: try again) or
-`RESOURCE_EXHAUSTED` (too fast or too much at a time: what to do is in the message), and `UNIMPLEMENTED` for a method
-that does not exist.
+Beside what is below, any call may get `UNAVAILABLE` (the log or a part of the server is away: try again; the message
+says what is away and why), and `UNIMPLEMENTED` for a method that does not exist. What limits and rights refuse is at the
+end.
 """
 
 HEAD = "| field | valid | invalid | status | message or answer |\n|---|---|---|---|---|"
@@ -774,7 +856,16 @@ def page() -> str:
         parts.append(f"\n### {method.descriptor.name}\n\n{HEAD}")
         for field in method.fields:
             parts.extend(_rows(field))
+    parts.append(TOLD_PAGE)
+    parts.extend(_told_row(row) for row in TOLD)
+    parts.append(BESIDE)
     return "\n".join(parts) + "\n"
+
+
+def _told_row(row: Told) -> str:
+    name = f"`{row.name}`" if row.name[0].isupper() else row.name
+    message = row.message.replace("{value}", "N").rstrip().replace("`", "'")
+    return f"| {name} | {row.asked} | `{row.status}` | `{message}` |"
 
 
 def _rows(field: Field) -> Iterator[str]:

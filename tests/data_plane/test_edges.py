@@ -11,21 +11,23 @@ from pathlib import Path
 import grpc
 import pytest
 from agent_bench import CAR, Bench, numbers, packet, record
+from bad_input import told
 from memory_log import MemoryCursor
 from worker_kit import move
 
 from ma.streaming.api.v1 import api_pb2
 from ma.streaming.open_data.v1 import open_data_pb2 as data
-from trackside.data_plane import formats_feed, metrics, packet_reader, packet_writer, peer
+from trackside.data_plane import control_calls, formats_feed, metrics, packet_reader, packet_writer
 from trackside.data_plane.control_calls import Notifications
 from trackside.data_plane.data_formats import event_definition
 from trackside.data_plane.door import BadRequest, Door
 from trackside.data_plane.link import FilterSpec
-from trackside.data_plane.log import END, Partition, Refusal, Watermarks
+from trackside.data_plane.log import END, LogState, Partition, Refusal, Watermarks
 from trackside.data_plane.packet_reader import PacketReader
-from trackside.data_plane.peer import Accepted, LogUnavailable, Parcel
+from trackside.data_plane.peer import Accepted, LogUnavailable, Parcel, TooManyWait
 from trackside.data_plane.reading import FILTERS_MAX, PlaceState, Reader
 from trackside.data_plane.routing import Routing
+from trackside.data_plane.spec import Settings
 from trackside.data_plane.worker import log_line
 from trackside.protos import internal_pb2
 from trackside.shm.liveness import WorkerState
@@ -292,6 +294,18 @@ def test_a_read_that_is_refused_leaves_nothing_behind(bench: Bench) -> None:
     assert not len(bench.peer.readers) and not bench.reader.cursors
 
 
+def test_one_filter_too_many_is_refused_by_name(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trackside.data_plane.reading.FILTERS_MAX", 0)
+    monkeypatch.setattr(packet_reader, "FILTERS_MAX", 0)
+    wanted = api_pb2.DataPacketRequest(connection=api_pb2.Connection(id=5), include_events=["Pit"])
+    request = api_pb2.ReadDataPacketsRequest(request=wanted).SerializeToString()
+    call = Call()
+    with pytest.raises(Aborted):
+        asyncio.run(run_beside(bench, handler(bench, streams=["s"]).read_data_packets(request, call)))
+    assert call.aborted is not None and call.aborted[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert str(call.aborted[1]).startswith(told("different filters", 0))
+
+
 @pytest.mark.fact("R1", "R12")
 def test_a_read_that_is_cancelled_while_it_opens_leaves_nothing_behind(bench: Bench) -> None:
     service = handler(bench)
@@ -374,17 +388,28 @@ async def waiting_writes(bench: Bench, parcel: Parcel, count: int) -> list[async
 
 
 @pytest.mark.fact("W9")
-@pytest.mark.parametrize("limit", ["WAITING_MAX", "WAITING_BYTES_MAX"])
+@pytest.mark.parametrize(
+    ("settings", "begins"),
+    [
+        (Settings(waiting_writes_max=3), told("WaitingWritesMax", 3)),
+        (Settings(waiting_writes_bytes=450_000), told("WaitingWritesBytes", 450_000)),
+    ],
+    ids=["requests", "bytes"],
+)
 def test_what_may_wait_for_room_is_bounded_and_holds_up_its_own_topic_only(
-    bench: Bench, limit: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, settings: Settings, begins: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Told by the limit's name, or while the log is away by what it says."""
+    bench = Bench(tmp_path, settings)
     parcel = fill(bench)
-    monkeypatch.setattr(peer, limit, 3 if limit == "WAITING_MAX" else 3 * parcel.bytes)
     producer = bench.peer.producers[0]
 
     async def write() -> None:
         tasks = await waiting_writes(bench, parcel, 3)
-        with pytest.raises(LogUnavailable, match="not accepted at once, since 3 requests of 0 MiB wait already: the"):
+        with pytest.raises(LogUnavailable, match="not accepted at once, since 3 requests wait already: the"):
+            await bench.peer.append({producer: parcel}, 30)
+        monkeypatch.setattr(producer, "log_state", lambda: LogState(True))
+        with pytest.raises(TooManyWait, match=f"^{begins}, since 3 requests wait already"):
             await bench.peer.append({producer: parcel}, 30)
         other = Parcel([record(packet(3), topic="Boat")])
         assert await bench.peer.append({producer: other}, 30)
@@ -627,6 +652,31 @@ def test_headers_mean_that_no_session_is_missed_from_here_on() -> None:
         call.cancel()
         await asyncio.gather(call, return_exceptions=True)
 
+    asyncio.run(subscribe())
+
+
+def test_a_subscriber_that_does_not_read_is_told_how_much_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control_calls, "SUBSCRIBER_EVENTS_MAX", 2)
+    started = internal_pb2.SessionStarted(offset=7, session_key="k", data_source="Car")
+
+    class Slow(Subscribed):
+        async def write(self, reply: bytes) -> None:
+            for _ in range(3):
+                notifications.on_started(started)
+
+        async def abort(self, code: grpc.StatusCode, details: str) -> None:
+            assert code is grpc.StatusCode.RESOURCE_EXHAUSTED and details.startswith(told("notifications", 2))
+            raise Aborted
+
+    async def subscribe() -> None:
+        call = asyncio.ensure_future(notifications.starts(SUBSCRIBE, Slow()))
+        notifications.on_snapshot(internal_pb2.Snapshot(session_offset=7))
+        await asyncio.sleep(0)
+        notifications.on_started(started)
+        with pytest.raises(Aborted):
+            await asyncio.wait_for(call, 30)
+
+    notifications = Notifications()
     asyncio.run(subscribe())
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from bad_input import told
 
-from trackside.data_plane.limits import LOG_SECONDS, LimitReached, OpenCalls, Rates, Refusals
+from trackside.data_plane.limits import LOG_SECONDS, ControlCallsOpen, LimitReached, OpenCalls, Rates, Refusals
 from trackside.data_plane.metrics import LIMITS
 from trackside.data_plane.spec import Settings
 from trackside.shm.counters import CounterTable, create_counters, read_counters
@@ -85,6 +86,19 @@ def test_all_calls_together_are_bounded(refusals: Refusals) -> None:
     assert len(calls) == 0
 
 
+def test_control_calls_that_are_not_answered_are_bounded(refusals: Refusals, worker: Worker) -> None:
+    calls = ControlCallsOpen(settings(control_calls_max=2), refusals)
+    with (
+        calls.one_more(PEER),
+        calls.one_more(OTHER),
+        pytest.raises(LimitReached, match=told("ControlCallsMax", 2)),
+        calls.one_more(PEER),
+    ):
+        pass
+    with calls.one_more(PEER):
+        assert worker.limited()["ControlCallsMax"] == 1
+
+
 def test_refusals_are_all_counted_and_logged_now_and_then(refusals: Refusals, worker: Worker, clock: Clock) -> None:
     for _ in range(1000):
         refusals.refuse("OpenCallsMax", 1, PEER, "more")
@@ -124,7 +138,8 @@ def test_what_would_wait_too_long_is_refused_and_not_counted_against_it(refusals
         rates.turn(PEER, 1)
     for _ in range(3):
         with pytest.raises(
-            LimitReached, match=r"MessagesPerSecondPerPeer = 10: .*10\.0\.0\.7 sends more messages; .* in 0\.6 s"
+            LimitReached,
+            match=told("MessagesPerSecondPerPeer", 10) + r".*10\.0\.0\.7 sends more messages; .* in 0\.6 s",
         ):
             rates.turn(PEER, 1, bound=0.55)
     assert round(rates.turn(PEER, 1), 6) == 0.6

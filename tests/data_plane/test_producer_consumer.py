@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from agent_bench import CAR, Bench, logged, numbers, packet, record
+from bad_input import told
 from worker_kit import move
 
 from trackside.data_plane.log import END, Partition, Refusal
@@ -220,10 +221,12 @@ def test_full_is_an_answer_that_says_why(bench: Bench) -> None:
             {producer: Parcel([record(packet(2), topic="Other")])}
         )  # the refused one left nothing
 
-    asyncio.run(overfill(RingFull, "topic Car has used its share of the ring to producer-0"))
+    asyncio.run(
+        overfill(RingFull, told("WriteWaitSeconds", 5) + ".*: topic Car has used its share of the ring to producer-0")
+    )
     bench.settle()
     bench.log.available = False
-    asyncio.run(overfill(LogUnavailable, "the test took it away"))
+    asyncio.run(overfill(LogUnavailable, told("log away", 0.05) + "the test took it away"))
 
 
 def test_a_refusal_is_told_before_the_commit_that_covers_it(bench: Bench) -> None:

@@ -6,13 +6,14 @@ from collections.abc import Iterator
 
 import grpc
 import pytest
-from bad_input import EVERY_REQUEST, METHODS, Bad, Given, Method, fields_of, page
+from bad_input import EVERY_REQUEST, METHODS, TOLD, Bad, Given, Method, fields_of, page
 from google.protobuf.message import Message
 from project_tree import ROOT
 from server import Client, Server
 
 from ma.streaming.api.v1 import api_pb2
 from ma.streaming.open_data.v1.open_data_pb2 import Packet
+from trackside.data_plane.metrics import LIMITS
 
 SECONDS = 60.0
 METHOD_IDS = [method.path.rpartition(".")[2] for method in METHODS]
@@ -104,6 +105,13 @@ def test_the_table_has_every_field_of_every_method() -> None:
     there = {(service.full_name, method.name) for service in services for method in service.methods}
     described = {(method.descriptor.containing_service.full_name, method.descriptor.name) for method in METHODS}
     assert there - described <= {("grpc.health.v1.Health", "List")}, "not served, and not in every release of grpc"
+
+
+def test_each_limit_has_a_row_and_each_row_a_test() -> None:
+    names = [row.name for row in TOLD]
+    assert set(LIMITS) <= set(names) and len(set(names)) == len(names)
+    tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    assert [name for name in names if f'told("{name}"' not in tests] == []
 
 
 def test_the_page_is_fresh() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 import pytest
+from bad_input import told
 from relay import relay_from
 from server import Client, Server, wait_until
 
@@ -81,8 +82,8 @@ def test_one_peer_may_hold_so_many_calls_and_leaves_the_rest_to_others(shared_se
         connection = greedy.connect(source)
         calls = open_reads(greedy, connection, CALLS_PER_PEER)
         assert refusal(greedy, connection) == (
-            f"OpenCallsPerPeer = {CALLS_PER_PEER}: so many calls from ipv4:127.0.0.2 are open on this gateway, and it "
-            "asked for one more; end some"
+            told("OpenCallsPerPeer", CALLS_PER_PEER)
+            + " ipv4:127.0.0.2 are open on this gateway, and it asked for one more; end some"
         )
         with client_from(server, "127.0.0.3") as other:
             other.write(source, Packet(id=2))
@@ -116,7 +117,7 @@ def test_all_calls_of_a_gateway_are_bounded_and_health_is_answered(shared_server
                 calls += open_reads(client, connection, CALLS_PER_PEER - 1)
             except grpc.RpcError as error:
                 assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-                assert f"OpenCallsMax = {CALLS}: so many calls are open on this gateway" in error.details()
+                assert error.details().startswith(told("OpenCallsMax", CALLS))
                 break
         check = client.channel.unary_unary("/grpc.health.v1.Health/Check")
         assert check(b"", timeout=60) == b"\x08\x01"
@@ -145,7 +146,8 @@ def test_a_peer_that_sends_too_fast_is_held_back_and_then_refused(shared_server:
         with pytest.raises(grpc.RpcError) as caught:
             fast.writer.WriteDataPackets((message(number) for number in range(3)), timeout=60)
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert f"BytesPerSecondPerPeer = {BYTES_PER_SECOND}: ipv4:127.0.0.6 sends more bytes" in caught.value.details()
+        limit = told("BytesPerSecondPerPeer", BYTES_PER_SECOND)
+        assert caught.value.details().startswith(f"{limit}ipv4:127.0.0.6 sends more bytes")
         assert dict(caught.value.trailing_metadata())["trackside-accepted"] == "1"
         with pytest.raises(grpc.RpcError) as caught:  # control calls are counted as well
             fast.connect(source)
@@ -166,10 +168,8 @@ def test_a_message_of_very_many_packets_is_taken_whole_and_one_of_too_many_is_re
         with pytest.raises(grpc.RpcError) as caught:
             write(iter([full + full[: len(full) // PACKETS_PER_MESSAGE]]), timeout=60)
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert caught.value.details() == (
-            f"PacketsPerMessage = {PACKETS_PER_MESSAGE}: the message has {PACKETS_PER_MESSAGE + 1} packets; send it in "
-            "parts"
-        )
+        limit = told("PacketsPerMessage", PACKETS_PER_MESSAGE)
+        assert caught.value.details() == f"{limit}{PACKETS_PER_MESSAGE + 1} packets; send it in parts"
         bad = api_pb2.WriteDataPacketsRequest(details=[api_pb2.DataPacketDetails(data_source=source)])
         with pytest.raises(grpc.RpcError) as caught:
             write(iter([full[: len(full) // 2] + bad.SerializeToString()]), timeout=60)

@@ -11,21 +11,23 @@ from collections.abc import Callable
 import grpc
 import psutil
 import pytest
+from bad_input import told
 from server import SHAPES, Client, Server, wait_until
 
 from ma.streaming.api.v1 import api_pb2
 from ma.streaming.open_data.v1.open_data_pb2 import Packet
 from trackside.data_plane.gateway import REQUEST_BYTES_MAX
-from trackside.data_plane.peer import WAITING_BYTES_MAX
 from trackside.data_plane.spec import Settings
 
 MIB = 1 << 20
-WRITERS, ROUNDS, CROWD = 6, 2, 90
+WRITERS, ROUNDS, CROWD, CONTROL_CALLS = 6, 2, 90, 10
 PROCESS_BYTES = 160 * MIB
 """Python, gRPC and the shared memory that a process has touched (docs/overload.md)."""
 
 ROLE_BYTES = {
-    "gateway": 2 * (WAITING_BYTES_MAX + Settings().all_readers_buffer_bytes) + CROWD * MIB + 16 * REQUEST_BYTES_MAX,
+    "gateway": 2 * (Settings().waiting_writes_bytes + Settings().all_readers_buffer_bytes)
+    + CROWD * MIB
+    + 16 * REQUEST_BYTES_MAX,
     "producer": 128 * MIB,
     "consumer": 64 * MIB,
     "control-plane": 64 * MIB,
@@ -64,8 +66,26 @@ class Crowd:
         request = api_pb2.WriteDataPacketRequest(detail=detail)
         self.calls = [client.writer.WriteDataPacket.future(request, timeout=60) for _ in range(CROWD)]
 
-    def codes(self) -> set[str]:
-        return {call.code().name for call in self.calls}
+    def check(self) -> None:
+        """Who was refused was told why: most at once, since so much waits already."""
+        refused = [call for call in self.calls if call.code() is not grpc.StatusCode.OK]
+        assert all(call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED for call in refused)
+        at_once, late = told("WaitingWritesBytes", 64 * MIB), told("WriteWaitSeconds", 30)
+        assert all(call.details().startswith((at_once, late)) for call in refused)
+        assert any(call.details().startswith(at_once) for call in refused)
+
+
+def check_control_calls(server: Server, client: Client) -> None:
+    """While the control plane stands still: so many calls wait for it, and more are told that they are too many."""
+    server.send("control-plane", signal.SIGSTOP)
+    request = api_pb2.GetCurrentSessionsRequest(data_source="Car")
+    calls = [client.sessions.GetCurrentSessions.future(request, timeout=60) for _ in range(CONTROL_CALLS + 2)]
+    wait_until(lambda: sum(call.done() for call in calls) == 2, "two are refused")
+    for call in [call for call in calls if call.done()]:
+        assert call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert call.details().startswith(told("ControlCallsMax", CONTROL_CALLS))
+    server.send("control-plane", signal.SIGCONT)
+    assert sum(call.code() is grpc.StatusCode.OK for call in calls) == CONTROL_CALLS
 
 
 def check_memory(server: Server) -> None:
@@ -95,6 +115,7 @@ def test_writers_that_are_too_fast(make_server: Callable[..., Server], shape: st
     topics of their own, and those beside a crowd."""
     server = make_server(shape)
     server.environment = {"TRACKSIDE_WRITE_WAIT_SECONDS": "30", "TRACKSIDE_STALL_SECONDS": "300"}
+    server.environment["TRACKSIDE_CONTROL_CALLS_MAX"] = str(CONTROL_CALLS)
     server.start()
     clients = [server.client() for _ in range(4)]
     source = f"Source{uuid.uuid4().hex[:12]}"
@@ -114,8 +135,9 @@ def test_writers_that_are_too_fast(make_server: Callable[..., Server], shape: st
             lambda before=before: all(w.accepted >= count + 3 for w, count in zip(writers, before, strict=True)),
             "every writer gets further",
         )
-        assert crowd.codes() <= {"OK", "RESOURCE_EXHAUSTED"}
+        crowd.check()
         check_memory(server)
+    check_control_calls(server, clients[3])
     for writer in writers:
         writer.ending = True
     for writer in writers:

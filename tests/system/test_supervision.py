@@ -13,6 +13,7 @@ from typing import Any
 
 import grpc
 import pytest
+from bad_input import told
 from faults.load import Load
 from server import Client, Server, wait_until
 
@@ -22,7 +23,7 @@ from trackside.shm.counters import read_counters
 from trackside.shm.liveness import WorkerState
 
 ROLES = ("gateway", "producer", "consumer", "control-plane")
-CLOSING = "the server is shutting down"
+CLOSING = told("shutting down")
 
 
 def state_of(pid: int) -> str:
