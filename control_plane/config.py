@@ -12,7 +12,15 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from trackside.control_plane.config_access import exposure, tls_findings, tokens_finding
+from trackside.control_plane.config_access import (
+    REMOTE,
+    SECRETS,
+    exposure,
+    open_secrets,
+    remote_finding,
+    tls_findings,
+    tokens_finding,
+)
 from trackside.control_plane.config_kafka import (
     CONSUMING,
     PUBLISHING,
@@ -251,6 +259,10 @@ def _check_tokens(this: Conclusion) -> None:
         this.refuse("TokensFile", reason)
 
 
+def _check_secrets(this: Conclusion) -> None:
+    this.warnings.extend(open_secrets({name: this.value(name) for name in SECRETS}))
+
+
 def _check_exposure(this: Conclusion) -> None:
     listen, tls = this.value("ListenAddress"), bool(this.value("Tls.CertificateFile"))
     client_authority = bool(this.value("Tls.ClientAuthorityFile"))
@@ -330,6 +342,22 @@ def _check_keys(this: Conclusion) -> None:
         this.refuse(name, "is this server itself; it would ask itself for ever")
 
 
+def _check_remote_access(this: Conclusion) -> None:
+    paths = {name: this.value(name) for name in REMOTE}
+    if not any(paths.values()):
+        return
+    if not this.value("UseRemoteKeyGenerator"):
+        this.notes.extend(f"{name} has no effect without UseRemoteKeyGenerator" for name in REMOTE if paths[name])
+        return
+    name, reason = remote_finding(paths)
+    if reason:
+        this.refuse(name, reason)
+    if paths["RemoteKeyGenerator.TokenFile"] and not paths["RemoteKeyGenerator.AuthorityFile"]:
+        this.warnings.append(
+            "RemoteKeyGenerator.TokenFile without RemoteKeyGenerator.AuthorityFile: the token is sent in plain text"
+        )
+
+
 OURSELVES = ("localhost", "127.0.0.1", "[::1]", "0.0.0.0", "[::]")
 
 
@@ -348,12 +376,14 @@ CHECKS: tuple[Callable[[Conclusion], None], ...] = (
     _check_security,
     _check_tls,
     _check_tokens,
+    _check_secrets,
     _check_exposure,
     _check_names,
     _check_domain,
     _check_sizes,
     _check_ports,
     _check_keys,
+    _check_remote_access,
     _check_places,
 )
 

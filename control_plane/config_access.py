@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterator, Mapping
 
+from trackside.control_plane.remote_access import RemoteAccessFiles, RemoteAccessNotUsable
 from trackside.data_plane.certificates import CertificateFiles, CertificatesNotUsable
+from trackside.data_plane.small_file import is_open_to_all
 from trackside.data_plane.spec import Settings
 
-__all__ = ["exposure", "tls_findings", "tokens_finding"]
+__all__ = ["REMOTE", "SECRETS", "exposure", "open_secrets", "remote_finding", "tls_findings", "tokens_finding"]
 
 CERTIFICATE, KEY, AUTHORITY = "Tls.CertificateFile", "Tls.KeyFile", "Tls.ClientAuthorityFile"
+REMOTE = tuple(f"RemoteKeyGenerator.{name}" for name in ("AuthorityFile", "CertificateFile", "KeyFile", "TokenFile"))
+SECRETS = (KEY, "RemoteKeyGenerator.KeyFile", "RemoteKeyGenerator.TokenFile")
+"""Keys that name a file which nobody else should be able to read."""
 
 
 def tls_findings(certificate: str, key: str, authority: str) -> tuple[str, str, str]:
@@ -33,6 +39,35 @@ def tls_findings(certificate: str, key: str, authority: str) -> tuple[str, str, 
         return at_fault, str(error), ""
     assert found is not None, "nothing was read before"
     return "", "", f"Tls: clients will not take {found.warning}" if found.warning else ""
+
+
+def remote_finding(paths: Mapping[str, str]) -> tuple[str, str]:
+    """(name of the key at fault, why) of the files for the remote key generator, by their keys; empty when good."""
+    authority, certificate, key, token = (paths[name] for name in REMOTE)
+    if bool(certificate) != bool(key):
+        return REMOTE[1 if certificate else 2], f"goes together with {REMOTE[2 if certificate else 1]}, which is empty"
+    if certificate and not authority:
+        return REMOTE[1], f"has no meaning without {REMOTE[0]}, which turns TLS on"
+    files = RemoteAccessFiles(
+        Settings(
+            remote_key_authority=authority,
+            remote_key_certificate=certificate,
+            remote_key_key=key,
+            remote_key_token_file=token,
+        )
+    )
+    try:
+        files.read_changed()
+    except RemoteAccessNotUsable as error:
+        return next((name for name in REMOTE if str(error).startswith(f"{paths[name]}: ")), REMOTE[1]), str(error)
+    return "", ""
+
+
+def open_secrets(paths: Mapping[str, str]) -> Iterator[str]:
+    """A warning for each file, by its key, that holds a secret and that everybody may read."""
+    for name, path in paths.items():
+        if path and is_open_to_all(path):
+            yield f"{name}: everybody on this machine may read {path}; chmod o-r"
 
 
 def tokens_finding(path: str) -> str:

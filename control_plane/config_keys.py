@@ -271,6 +271,23 @@ BEHAVIOUR = (
         "RemoteKeyGeneratorServiceAddress", Endpoint(), "", "Where that key generator is.",
         setting="remote_key_address", reference=True,
     ),
+    Key(
+        "RemoteKeyGenerator.AuthorityFile", File(), "", "PEM file of the authorities of that generator's certificate. "
+        "Set: it is spoken to with TLS. This file and the next three are read again when they change.",
+        setting="remote_key_authority",
+    ),
+    Key(
+        "RemoteKeyGenerator.CertificateFile", File(), "", "PEM file of the certificate to show it, where it asks for one.",
+        setting="remote_key_certificate",
+    ),
+    Key(
+        "RemoteKeyGenerator.KeyFile", File(), "", "PEM file of that certificate's key, without a password.",
+        setting="remote_key_key",
+    ),
+    Key(
+        "RemoteKeyGenerator.TokenFile", File(), "", "File that holds the token for it and nothing else, where it asks for "
+        "one.", setting="remote_key_token_file",
+    ),
 )  # fmt: skip
 
 PROCESSES = (

@@ -229,7 +229,7 @@ def _keys_of(
 ) -> Keys:
     """Keys as configured. A log on this machine's disk is one server's, so its number needs no claim."""
     if settings.use_remote_keys:
-        return RemoteKeys(settings.remote_key_address)
+        return RemoteKeys(settings)
     node: Node = FixedNode(settings.node_number or 0)
     if settings.broker:
         node = ClaimedNode(

@@ -16,11 +16,28 @@ from typing import NamedTuple
 from trackside.data_plane.small_file import FileNotReadable, WatchedFiles
 from trackside.data_plane.spec import Settings
 
-__all__ = ["CertificateFiles", "Certificates", "CertificatesNotUsable"]
+__all__ = [
+    "CertificateFiles",
+    "Certificates",
+    "CertificatesNotUsable",
+    "PemFile",
+    "load_authority",
+    "load_pair",
+]
 
 
 class CertificatesNotUsable(Exception):
     """One line: which file, and what is wrong with it."""
+
+
+class PemFile(NamedTuple):
+    """What was read, and from where; the path is for messages."""
+
+    path: str
+    data: bytes
+
+    def __repr__(self) -> str:
+        return f"PemFile({self.path})"
 
 
 class Certificates(NamedTuple):
@@ -33,6 +50,9 @@ class Certificates(NamedTuple):
     """POSIX seconds; 0 when a client would not take the certificate now."""
     warning: str
     """Why a client would not take it; empty when it would."""
+
+    def __repr__(self) -> str:
+        return "Certificates(...)"  # one of them is the key
 
 
 class CertificateFiles:
@@ -60,31 +80,47 @@ class CertificateFiles:
     def _context(self, chain: bytes, key: bytes, authority: bytes | None) -> ssl.SSLContext:
         """Raises CertificatesNotUsable."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self._take_text(chain, self._chain, b"CERTIFICATE-----")
-        self._take_text(key, self._key, b"PRIVATE KEY-----")
-        with _in_memory(chain) as chain_path, _in_memory(key) as key_path:
-            try:
-                context.load_cert_chain(chain_path, key_path, password=self._refuse_password)
-            except ssl.SSLError as error:
-                if error.reason == "KEY_VALUES_MISMATCH":
-                    raise CertificatesNotUsable(f"{self._key}: is not the key of {self._chain}") from None
-                raise CertificatesNotUsable(f"{self._chain} with {self._key}: {_reason(error)}") from None
+        load_pair(context, PemFile(self._chain, chain), PemFile(self._key, key))
         if authority is not None:
-            self._take_text(authority, self._authority, b"CERTIFICATE-----")
-            try:
-                context.load_verify_locations(cadata=authority.decode("ascii"))
-            except (ssl.SSLError, UnicodeDecodeError) as error:
-                raise CertificatesNotUsable(f"{self._authority}: {_reason(error)}") from None
+            load_authority(context, PemFile(self._authority, authority))
         return context
 
-    @staticmethod
-    def _take_text(data: bytes, path: str, wanted: bytes) -> None:
-        if b"-----BEGIN " not in data or wanted not in data:
-            what = "certificate" if wanted.startswith(b"CERT") else "private key"
-            raise CertificatesNotUsable(f"{path}: holds no {what} in PEM form (-----BEGIN ...)")
 
-    def _refuse_password(self) -> str:
-        raise CertificatesNotUsable(f"{self._key}: is encrypted; gRPC takes a key without a password only")
+def load_pair(context: ssl.SSLContext, chain: PemFile, key: PemFile) -> None:
+    """Raises CertificatesNotUsable unless both are PEM and the key that of the certificate."""
+    _check_holds(chain, b"CERTIFICATE-----")
+    _check_holds(key, b"PRIVATE KEY-----")
+
+    def refuse_password() -> str:
+        raise CertificatesNotUsable(f"{key.path}: is encrypted; gRPC takes a key without a password only")
+
+    with _in_memory(chain.data) as chain_path, _in_memory(key.data) as key_path:
+        try:
+            context.load_cert_chain(chain_path, key_path, password=refuse_password)
+        except ssl.SSLError as error:
+            if error.reason == "KEY_VALUES_MISMATCH":
+                raise CertificatesNotUsable(f"{key.path}: is not the key of {chain.path}") from None
+            raise CertificatesNotUsable(f"{chain.path} with {key.path}: {_reason(error)}") from None
+
+
+def load_authority(context: ssl.SSLContext, authority: PemFile) -> None:
+    """Raises CertificatesNotUsable."""
+    _check_holds(authority, b"CERTIFICATE-----")
+    try:
+        context.load_verify_locations(cadata=_text(authority.data))
+    except ssl.SSLError as error:
+        raise CertificatesNotUsable(f"{authority.path}: {_reason(error)}") from None
+
+
+def _check_holds(file: PemFile, wanted: bytes) -> None:
+    if b"-----BEGIN " not in file.data or wanted not in file.data:
+        what = "certificate" if wanted.startswith(b"CERT") else "private key"
+        raise CertificatesNotUsable(f"{file.path}: holds no {what} in PEM form (-----BEGIN ...)")
+
+
+def _text(pem: bytes) -> str:
+    """As ssl takes it: what is not ASCII can only stand in the comments between certificates."""
+    return pem.decode("ascii", "replace").replace("\ufffd", "?")
 
 
 def _paths(settings: Settings) -> tuple[str, str, str]:
@@ -115,7 +151,7 @@ def _seen_by_a_client(server_context: ssl.SSLContext, chain: bytes) -> tuple[str
     client_context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client_context.check_hostname = False
     client_context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
-    client_context.load_verify_locations(cadata=chain.decode("ascii", "replace"))
+    client_context.load_verify_locations(cadata=_text(chain))
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     client = client_context.wrap_bio(to_client, to_server)
     server = server_context.wrap_bio(to_server, to_client, server_side=True)

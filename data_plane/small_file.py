@@ -6,8 +6,9 @@ import os
 import stat
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
-__all__ = ["FileNotReadable", "WatchedFiles", "read_small_file"]
+__all__ = ["FileNotReadable", "WatchedFiles", "is_open_to_all", "read_small_file"]
 
 FILE_BYTES_MAX = 1 << 20
 
@@ -42,12 +43,23 @@ def read_small_file(path: str) -> bytes:
     return data
 
 
+def is_open_to_all(path: str) -> bool:
+    """Whether everybody on this machine may read the file, and pass through the folders that lead to it; for files that
+    hold a secret."""
+    try:
+        real = Path(path).resolve(strict=True)
+        passable = all(folder.stat().st_mode & stat.S_IXOTH for folder in real.parents)
+        return passable and bool(real.stat().st_mode & stat.S_IROTH)
+    except (OSError, ValueError, RuntimeError):  # RuntimeError: links in a circle
+        return False
+
+
 class WatchedFiles:
     """The contents of some files, and whether they have changed. Blocks for the file system: not on an event loop."""
 
     def __init__(self, paths: Sequence[str]) -> None:
         self._paths = list(paths)
-        self._stamps: list[object] = []
+        self._stamps: list[object] | None = None
         self._contents: list[bytes] | None = None
 
     def read_changed(self) -> list[bytes] | None:

@@ -70,6 +70,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     node_number: int | None = None  # None: any that no other server on this log has
     use_remote_keys: bool = False
     remote_key_address: str = ""
+    remote_key_authority: str = ""  # PEM file; empty: plain text
+    remote_key_certificate: str = ""
+    remote_key_key: str = ""
+    remote_key_token_file: str = ""
 
     # processes
     listen_address: str = "0.0.0.0"

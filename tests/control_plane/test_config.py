@@ -530,6 +530,66 @@ def warnings(**environ: str) -> list[str]:
     return conclusion.warnings
 
 
+REMOTE = {"UseRemoteKeyGenerator": True, "RemoteKeyGeneratorServiceAddress": "keys:15379"}
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (
+            {"CertificateFile": "server.pem"},
+            "CertificateFile = {}/server.pem: goes together with {key}, which is empty",
+        ),
+        ({"KeyFile": "server.key"}, "KeyFile = {}/server.key: goes together with {certificate}, which is empty"),
+        ({"CertificateFile": "server.pem", "KeyFile": "server.key"}, "CertificateFile = {}/server.pem: has no meaning"),
+        ({"AuthorityFile": "server.key"}, "AuthorityFile = {}/server.key: {}/server.key: holds no certificate"),
+        ({"AuthorityFile": "nowhere"}, "AuthorityFile = {}/nowhere: {}/nowhere: cannot be read: No such file"),
+        ({"TokenFile": "empty"}, "TokenFile = {}/empty: {}/empty: wanted one token"),
+        (
+            {"AuthorityFile": "authority.pem", "CertificateFile": "server.pem", "KeyFile": "empty"},
+            "KeyFile = {}/empty: {}/empty: holds no private key",
+        ),
+    ],
+)
+def test_files_for_the_remote_key_generator(tmp_path: Path, given: dict[str, str], says: str) -> None:
+    folder = TlsFiles(tmp_path / "tls").folder
+    (folder / "empty").touch()
+    section = {name: str(folder / value) for name, value in given.items()}
+    (problem,) = problems({**REMOTE, "RemoteKeyGenerator": section})
+    names = {name: f"RemoteKeyGenerator.{name.capitalize()}File" for name in ("key", "certificate")}
+    assert problem.startswith("RemoteKeyGenerator." + says.replace("{}", str(folder)).format(**names))
+
+
+def test_a_token_in_plain_text_and_files_without_a_use_are_told(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("s3cret")
+    section = {"TokenFile": str(tmp_path / "token")}
+    found = conclude({**REMOTE, "ListenAddress": "127.0.0.1", "RemoteKeyGenerator": section}, environ=NOBODY)
+    assert [warning for warning in found.warnings if "sent in plain text" in warning] and not found.problems
+    assert "s3cret" not in repr(found)
+    notes = conclude({"RemoteKeyGenerator": section}, environ=NOBODY).notes
+    assert "RemoteKeyGenerator.TokenFile has no effect without UseRemoteKeyGenerator" in notes
+
+
+def test_a_secret_that_everybody_may_read_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = TlsFiles(tmp_path / "tls")
+    own = {name.removeprefix("TRACKSIDE_"): value for name, value in files.settings(mutual=True).items()}
+    files.key.chmod(0o644)
+    assert warnings(**own) == [], "its folder is closed"
+    monkeypatch.setattr("trackside.data_plane.small_file.stat.S_IXOTH", 0o100)  # pytest's own folders are closed, too
+    assert warnings(**own) == [f"Tls.KeyFile: everybody on this machine may read {files.key}; chmod o-r"]
+    files.key.chmod(0o640)
+    assert warnings(**own) == []
+
+
+@pytest.mark.parametrize("name", ["certificate", "authority"])
+def test_comments_between_certificates_may_be_in_any_language(tmp_path: Path, name: str) -> None:
+    files = TlsFiles(tmp_path / "tls")
+    path: Path = getattr(files, name)
+    path.write_bytes("# für Jürgen €\n".encode() + path.read_bytes() + b"\xff\xfe\n")
+    own = {name.removeprefix("TRACKSIDE_"): value for name, value in files.settings(mutual=True).items()}
+    assert warnings(**own) == []
+
+
 def test_who_listens_for_the_network_is_warned(tmp_path: Path) -> None:
     files = TlsFiles(tmp_path / "tls")
     own = {name.removeprefix("TRACKSIDE_"): value for name, value in files.settings(mutual=True).items()}

@@ -15,9 +15,13 @@ from pathlib import Path
 import grpc
 import pytest
 from server import wait_until
+from tls_files import TlsFiles
 
 from ma.streaming.api.v1 import api_pb2, api_pb2_grpc
+from trackside.client.access import Access
+from trackside.client.channel import open_channel
 from trackside.control_plane.embedded import EmbeddedServer, EmbeddedServerFailed, launch_embedded
+from trackside.data_plane.tokens_file import hash_of
 
 
 def connect_to(server: EmbeddedServer) -> int:
@@ -69,6 +73,36 @@ def test_a_broken_file_is_told(tmp_path: Path) -> None:
         launch_embedded(config)
 
 
+def test_with_tls_and_tokens(tmp_path: Path) -> None:
+    """Mutual TLS. The program makes the files, hands on their paths, and is a client with the same."""
+    files = TlsFiles(tmp_path / "tls")
+    own = Access(*(str(files.folder / name) for name in ("authority.pem", "own.pem", "own.key", "token")))
+    for path, data in zip((own.certificate, own.key), files.pair("client"), strict=True):
+        Path(path).write_bytes(data)
+    Path(own.token_file).write_text("s3cret")
+    rights = {"name": "car", "sha256": [hash_of("s3cret")], "read": ["Car"]}
+    (files.folder / "tokens.json").write_text(json.dumps({"tokens": [rights]}))
+    tls = {"CertificateFile": files.certificate, "KeyFile": files.key, "ClientAuthorityFile": files.authority}
+    config = {
+        "Tls": {name: str(path) for name, path in tls.items()},
+        "TokensFile": str(files.folder / "tokens.json"),
+    }
+    with launch_embedded(config) as server:
+        with open_channel(server.address, own) as channel:
+            connections = api_pb2_grpc.ConnectionManagerServiceStub(channel)
+            details = api_pb2.ConnectionDetails(data_source="Car")
+            assert connections.NewConnection(api_pb2.NewConnectionRequest(details=details), timeout=30).connection.id
+            details.data_source = "Boat"
+            with pytest.raises(grpc.RpcError, match="PERMISSION_DENIED"):
+                connections.NewConnection(api_pb2.NewConnectionRequest(details=details), timeout=30)
+        with open_channel(server.address, own._replace(token_file="")) as channel:
+            connections = api_pb2_grpc.ConnectionManagerServiceStub(channel)
+            with pytest.raises(grpc.RpcError, match="UNAUTHENTICATED"):
+                connections.NewConnection(api_pb2.NewConnectionRequest(details=details), timeout=30)
+        said = (server.run_dir / "server.json").read_text()
+    assert "s3cret" not in said and "PRIVATE" not in said
+
+
 @pytest.mark.fact("K6")
 def test_a_wrong_key_is_told() -> None:
     with pytest.raises(EmbeddedServerFailed, match="Gateways"):
@@ -104,6 +138,8 @@ def test_the_thread_that_launched_it_may_end() -> None:
 
 
 SCRIPT = """
+from trackside.client.access import Access
+from trackside.client.channel import open_channel
 from trackside.control_plane.embedded import launch_embedded
 server = launch_embedded()
 print(server.pid, server.run_dir, flush=True)

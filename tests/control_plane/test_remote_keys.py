@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import grpc
 import pytest
 from control_plane_support import Running, refused, run, running
+from tls_files import TlsFiles
 
 from ma.streaming.api.v1 import api_pb2
 from ma.streaming.key_generator.v1 import key_generator_pb2 as messages
@@ -26,6 +29,7 @@ class Generator(services.UniqueKeyGeneratorServiceServicer):
 
     def __init__(self) -> None:
         self.asked = 0
+        self.tokens: list[object] = []
         self.silent = False
         self.answer: messages.GenerateUniqueKeyResponse | None = None
 
@@ -33,6 +37,7 @@ class Generator(services.UniqueKeyGeneratorServiceServicer):
         self, request: messages.GenerateUniqueKeyRequest, context: Context
     ) -> messages.GenerateUniqueKeyResponse:
         self.asked += 1
+        self.tokens.append(dict(context.invocation_metadata() or ()).get("authorization"))
         if self.silent:
             await asyncio.Event().wait()
         if self.answer is not None:
@@ -43,10 +48,13 @@ class Generator(services.UniqueKeyGeneratorServiceServicer):
 
 
 @contextlib.asynccontextmanager
-async def serving(generator: Generator, port: int = 0) -> AsyncIterator[str]:
+async def serving(
+    generator: Generator, port: int = 0, credentials: grpc.ServerCredentials | None = None
+) -> AsyncIterator[str]:
     server = grpc.aio.server()
     services.add_UniqueKeyGeneratorServiceServicer_to_server(generator, server)
-    port = server.add_insecure_port(f"127.0.0.1:{port}")
+    address = f"127.0.0.1:{port}"
+    port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
     await server.start()
     try:
         yield f"127.0.0.1:{port}"
@@ -138,5 +146,92 @@ def test_a_session_key_that_was_given_twice_gives_nobodys_session_away() -> None
             assert code is grpc.StatusCode.UNAVAILABLE and "given twice" in text
             info = await server.sessions.GetSessionInfo(api_pb2.GetSessionInfoRequest(session_key="same"))
             assert info.success and not info.is_complete
+
+    run(scenario())
+
+
+class RemoteFiles:
+    """Certificates of a generator that demands some of its clients, and those of a client, with a token."""
+
+    def __init__(self, folder: Path) -> None:
+        self.tls = TlsFiles(folder / "tls")
+        chain, key = self.tls.pair("client")
+        self.certificate, self.key, self.token = (self.tls.folder / name for name in ("own.pem", "own.key", "token"))
+        self.certificate.write_bytes(chain)
+        self.key.write_bytes(key)
+        self.token.write_text("first\n")
+
+    def credentials(self) -> grpc.ServerCredentials:
+        pair = self.tls.key.read_bytes(), self.tls.certificate.read_bytes()
+        return grpc.ssl_server_credentials([pair], self.tls.authority.read_bytes(), require_client_auth=True)
+
+    def settings(self) -> dict[str, str]:
+        return {
+            "remote_key_authority": str(self.tls.authority),
+            "remote_key_certificate": str(self.certificate),
+            "remote_key_key": str(self.key),
+            "remote_key_token_file": str(self.token),
+        }
+
+
+def replace(path: Path, text: str) -> None:
+    aside = path.with_name("new")
+    aside.write_text(text)
+    os.replace(aside, path)
+
+
+def test_a_generator_with_mutual_tls_and_tokens(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Without a restart another token, and other certificates, hold; files that are no good change nothing."""
+    files, generator = RemoteFiles(tmp_path), Generator()
+
+    async def scenario() -> None:
+        credentials = files.credentials()
+        async with (
+            serving(generator, credentials=credentials) as address,
+            running(use_remote_keys=True, remote_key_address=address, **files.settings()) as server,
+        ):
+            assert (await create(server)).session_key == "remote-1"
+            replace(files.token, "second")
+            assert (await server.keys.GenerateUniqueKey(STRING)).string_key == "remote-2"
+            chain, key = files.tls.pair("client")
+            replace(files.certificate, chain.decode())
+            assert (await server.keys.GenerateUniqueKey(STRING)).string_key == "remote-3", "half replaced: the old pair"
+            replace(files.key, key.decode())
+            replace(files.token, "third")
+            assert (await server.keys.GenerateUniqueKey(STRING)).string_key == "remote-4"
+        assert generator.tokens == ["Bearer first", "Bearer second", "Bearer second", "Bearer third"]
+
+    run(scenario())
+    said = capfd.readouterr().err
+    assert said.count("files for the remote key generator not usable") == 1 and "is not the key of" in said
+    assert not any(token in said for token in ("first", "second", "third"))
+
+
+def test_who_is_not_let_in_by_the_generator_says_so(tmp_path: Path) -> None:
+    files = RemoteFiles(tmp_path)
+    strange = {**files.settings(), "remote_key_authority": str(TlsFiles(tmp_path / "strange").authority)}
+
+    async def scenario() -> None:
+        async with serving(Generator(), credentials=files.credentials()) as address:
+            async with running(use_remote_keys=True, remote_key_address=address) as server:
+                code, text = await refused(create(server))
+                assert code is grpc.StatusCode.UNAVAILABLE and address in text, "plain text"
+            async with running(use_remote_keys=True, remote_key_address=address, **strange) as server:
+                code, text = await refused(create(server))
+                assert code is grpc.StatusCode.UNAVAILABLE and address in text and "CERTIFICATE_VERIFY_FAILED" in text
+
+    run(scenario())
+
+
+def test_files_that_were_never_good_are_named_each_time(tmp_path: Path) -> None:
+    files = RemoteFiles(tmp_path)
+    files.token.write_text("two tokens")
+
+    async def scenario() -> None:
+        async with running(use_remote_keys=True, remote_key_address="127.0.0.1:1", **files.settings()) as server:
+            for _ in range(2):
+                code, text = await refused(create(server))
+                assert code is grpc.StatusCode.UNAVAILABLE and f"{files.token}: wanted one token" in text
+                assert "two tokens" not in text
 
     run(scenario())
