@@ -395,7 +395,9 @@ class Parking:
         """One line for an operator, empty while nothing is parked."""
         if not self.topics:
             return ""
-        names = sorted(self.topics)
+        names = sorted(
+            self.topics, key=lambda name: (name in self._held, name)
+        )  # who is to blame, then who waits behind
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         return f"parked: {', '.join(names[:3])}{more}{' (park full)' if self.full else ''}"
 

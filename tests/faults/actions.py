@@ -6,6 +6,7 @@ become whole again by themselves, and waits only where it says so.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shutil
@@ -13,13 +14,15 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from faults.checker import Checker
-from faults.lanes import sources
+from faults.lanes import LABELS, Lane, sources
 from kafka_broker import KafkaBroker
 from server import Server, wait_until
 
 from trackside.data_plane.naming import naming_of
+from trackside.data_plane.routing import owner
 from trackside.data_plane.spec import Settings
 from trackside.shm.counters import read_counters
 from trackside.shm.liveness import WorkerState
@@ -29,17 +32,20 @@ __all__ = [
     "Action",
     "Scene",
     "any_of",
+    "disk_full",
     "drain",
     "hang",
     "is_alive",
     "kafka_away",
     "kafka_deletes_topic",
+    "kafka_denies_topic",
     "kafka_slow",
     "kill",
     "kill_control_plane_without_log",
     "kill_group",
     "kill_starting",
     "kill_supervisor",
+    "kill_unawaited",
     "kill_while_draining",
     "kill_while_recovering",
     "kill_while_starting",
@@ -88,6 +94,10 @@ class Scene:
     def serving(self) -> None:
         self.server.wait_state("SERVING")
 
+    def stay(self, seconds: float, short_seconds: float = 0.0) -> None:
+        """Leave things as bad as they are for so long."""
+        time.sleep(seconds if self.long else short_seconds)
+
 
 def readers_of(server: Server, gateway: str) -> int:
     rows = read_counters(server.slot(gateway)["counters"])
@@ -110,6 +120,18 @@ def kill(*roles: str) -> Action:
             scene.did[f"SIGKILL {name.rstrip('0123456789').rstrip('-')}"] += 1
         for name, epoch in epochs.items():
             wait_successor(server, name, epoch)
+
+    return act
+
+
+def kill_unawaited(role: str) -> Action:
+    """SIGKILL a process whose successor cannot be ready as things are."""
+
+    def act(scene: Scene) -> None:
+        name = scene.victim(role)
+        scene.allow_breaks([name])
+        scene.server.send(name, signal.SIGKILL)
+        scene.did[f"SIGKILL {role}"] += 1
 
     return act
 
@@ -152,7 +174,7 @@ def pause(*roles: str, seconds: float, short_seconds: float = 1.0) -> Action:
         pids = [scene.server.liveness(name).pid for name in names]
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
-        time.sleep(seconds if scene.long else short_seconds)
+        scene.stay(seconds, short_seconds)
         for pid in pids:
             os.kill(pid, signal.SIGCONT)
         for role in roles:
@@ -218,12 +240,14 @@ def kill_while_recovering(scene: Scene) -> None:
         server.send(name, signal.SIGSTOP)
     wait_until(lambda: sum(ring.used_bytes for ring in server.rings()) > 20_000, "packets wait in rings")
     _end(scene, "group")
+    left = set((server.run_dir / "instances").iterdir())
     server.start(wait=False)
     server.wait_state("RECOVERING", "SERVING", "NOT_SERVING")
     time.sleep(scene.rng.uniform(0.0, 0.3))
     scene.allow_all_breaks()
     server.kill_group()
-    scene.did["SIGKILL group recovering"] += 1
+    at_it = any(instance.exists() for instance in left)
+    scene.did["SIGKILL group recovering" if at_it else "SIGKILL group just recovered"] += 1
     server.start()
 
 
@@ -233,8 +257,11 @@ def kill_while_draining(scene: Scene) -> None:
     assert server.process is not None
     server.process.send_signal(signal.SIGTERM)
     time.sleep(scene.rng.uniform(0.0, 0.5))
-    server.kill_group()
-    scene.did["SIGKILL group draining"] += 1
+    if server.process.poll() is None:
+        scene.did["SIGKILL group draining"] += 1
+        server.kill_group()
+    else:
+        scene.did["SIGTERM"] += 1
     server.start()
 
 
@@ -275,11 +302,16 @@ def any_of(*actions: Action, count: int) -> Action:
 
 
 def is_alive(pid: int) -> bool:
+    return _state_of(pid) not in ("", "Z")
+
+
+def _state_of(pid: int) -> str:
+    """As ps shows it, empty for one that is not there."""
     try:
         with open(f"/proc/{pid}/stat") as stat:
-            return stat.read().rpartition(")")[2].split()[0] != "Z"
+            return stat.read().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
-        return False
+        return ""
 
 
 # -- Kafka -----------------------------------------------------------------------------------------------------------
@@ -296,7 +328,7 @@ def kafka_away(*, seconds: float, short_seconds: float, kill: bool = False, mean
         try:
             if meanwhile is not None:
                 meanwhile(scene)
-            time.sleep(seconds if scene.long else short_seconds)
+            scene.stay(seconds, short_seconds)
         finally:
             broker.start()
 
@@ -329,20 +361,94 @@ def kafka_slow(*, seconds: float, short_seconds: float) -> Action:
     return act
 
 
-def _topic(scene: Scene, stream: str) -> tuple[str, str]:
-    """A data source that chance chooses, and the topic of one of its streams."""
+def _topics(scene: Scene) -> dict[str, str]:
+    """Those of a data source that chance chooses: that data source under "", topics under their streams' names."""
     watch = scene.checker.watch
     assert watch is not None
     data_source = scene.rng.choice(sources(watch.prefix))
     naming = naming_of(Settings(domain=watch.domain, naming="domain" if watch.domain else "legacy"))
-    return data_source, naming.stream_topic(data_source, stream)
+    topics = {stream: naming.stream_topic(data_source, stream) for stream in LABELS if stream}
+    return {"": data_source, "essentials": naming.essentials_topic(data_source)} | topics
 
 
 def kafka_deletes_topic(scene: Scene) -> None:
-    """A topic is deleted underneath; what was in it is gone, what follows is not."""
+    """A topic is deleted underneath. What was in it is gone; what was accepted and not logged yet is not."""
     assert scene.broker is not None
-    data_source, topic = _topic(scene, "h")
-    scene.broker.delete_topic(topic)
-    scene.did["topic deleted"] += 1
-    scene.checker.wait_more(50)
+    server, topics = scene.server, _topics(scene)
+    data_source, topic = topics[""], topics["h"]
+    producers = server.names("producer")
+    producer = producers[owner(data_source, len(producers))]
+    server.send(producer, signal.SIGSTOP)
+    wait_until(lambda: _state_of(server.liveness(producer).pid) == "T", f"{producer} stands still")
     scene.checker.forgive(data_source, "h")
+
+    def of_the_topic(lane: Lane) -> bool:
+        return (lane.data_source, lane.stream) == (data_source, "h")
+
+    scene.checker.wait_more(20, of=of_the_topic)
+    scene.broker.delete_topic(topic)
+    scene.checker.wait_more(20, of=of_the_topic)
+    server.send(producer, signal.SIGCONT)
+    scene.did["topic deleted"] += 1
+
+
+def kafka_denies_topic(*, seconds: float, short_seconds: float, meanwhile: Iterable[Action] = ()) -> Action:
+    """We may not write a topic any more (one of essentials, at times), and later we may again; one of ``meanwhile``
+    happens between. Others are written all the time."""
+
+    def act(scene: Scene) -> None:
+        broker, topics = scene.broker, _topics(scene)
+        assert broker is not None
+        data_source, topic = topics[""], topics[scene.rng.choice(("h", "essentials"))]
+
+        def of_others(lane: Lane) -> bool:
+            return lane.data_source != data_source
+
+        broker.forbid_writing(topic)
+        try:
+            wait_until(lambda: _is_parked(scene.server, topic), f"{topic} is parked")
+            scene.did["topic denied"] += 1
+            scene.checker.wait_more(of=of_others)
+            if meanwhile:
+                scene.rng.choice(list(meanwhile))(scene)
+                wait_until(lambda: _is_parked(scene.server, topic), f"{topic} is still parked")
+                scene.checker.wait_more(of=of_others)
+            scene.stay(seconds, short_seconds)
+        finally:
+            broker.allow_writing(topic)
+        wait_until(lambda: not _is_parked(scene.server, topic), f"{topic} is parked no more")
+
+    return act
+
+
+def _is_parked(server: Server, topic: str) -> bool:
+    return any(topic in server.liveness(name).read_reason() for name in server.names("producer"))
+
+
+# -- the disk --------------------------------------------------------------------------------------------------------
+
+
+def disk_full(*, seconds: float, meanwhile: Iterable[Action] = ()) -> Action:
+    """Nothing more fits on the data directory's device, and later there is room again; one of ``meanwhile`` happens
+    between. Wants ``Fault.small_disk``."""
+
+    def act(scene: Scene) -> None:
+        ballast = scene.server.data_dir / "ballast"
+        _fill(ballast)
+        try:
+            scene.did["disk full"] += 1
+            scene.server.wait_state("NOT_SERVING")
+            scene.rng.choice(list(meanwhile))(scene)
+            scene.stay(seconds)
+        finally:
+            ballast.unlink()
+
+    return act
+
+
+def _fill(path: Path) -> None:
+    with path.open("wb", buffering=0) as file:
+        for size in (1 << 20, 1 << 12):
+            with contextlib.suppress(OSError):
+                while True:
+                    file.write(bytes(size))

@@ -17,6 +17,7 @@ class Fault(NamedTuple):
 
     ``short``: on which logs and in which shapes the short form has it; the long form has all. ``statuses``: what writes
     may be answered with besides the usual. Without ``keeps_rings`` what only rings had may be lost, with all connections.
+    ``secured``: Kafka asks the server who it is. ``small_disk``: the data directory is on a tmpfs of its own, which wants root.
     """
 
     name: str
@@ -29,6 +30,8 @@ class Fault(NamedTuple):
     environment: tuple[tuple[str, str], ...] = ()
     statuses: tuple[str, ...] = ()
     keeps_rings: bool = True
+    secured: bool = False
+    small_disk: bool = False
 
 
 _CANCELLED = ("CANCELLED",)
@@ -148,6 +151,41 @@ _TABLE = (
         logs=("kafka",),
         short=("kafka 1/1/1",),
         repeats=True,
+    ),
+    Fault(
+        "kafka-denies",
+        "a topic may not be written for ten seconds: parked, while others go on; a producer or all are killed meanwhile",
+        (2, 3, 8),
+        (
+            do.kafka_denies_topic(
+                seconds=10.0,
+                short_seconds=0.0,
+                meanwhile=(do.kill("producer"), do.kill("gateway"), do.kill_group, do.drain),
+            ),
+        ),
+        logs=("kafka",),
+        short=(),  # tests/system/test_parking.py has it
+        environment=(("TRACKSIDE_PARK_AFTER_SECONDS", "0.5"), ("TRACKSIDE_DRAIN_SECONDS", "5")),
+        repeats=True,
+        secured=True,
+    ),
+    Fault(
+        "disk-full",
+        "the disk is full for ten seconds; a process or all are killed meanwhile",
+        (2, 3, 7),
+        (
+            do.disk_full(
+                seconds=10.0,
+                meanwhile=(
+                    do.kill_unawaited("producer"),
+                    do.kill_unawaited("gateway"),
+                    do.kill_unawaited("control-plane"),
+                ),
+            ),
+        ),
+        logs=("local",),
+        short=(),  # tests/system/test_disk_faults.py has it
+        small_disk=True,
     ),
     Fault(
         "mixed",

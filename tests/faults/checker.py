@@ -13,7 +13,7 @@ import threading
 import time
 from array import array
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,7 +21,7 @@ if __name__ == "__main__":  # run as a program: what pytest puts on the path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import msgspec
-from faults.lanes import LABELS, lanes, sources
+from faults.lanes import LABELS, Lane, lanes, sources
 from faults.log_contents import Column, KafkaContents, LocalContents
 from faults.questions import Questions
 from faults.reading import Reader, ReaderSpec, entries, read_whole
@@ -265,14 +265,19 @@ class Checker:
         """Newest counts: accepted (by lane), failures, breaks, readers, open (those of them that are)."""
         return self._status
 
-    def wait_more(self, packets: int = 5, seconds: float = 120.0) -> None:
-        """Until every lane has so many more accepted: it can be written everywhere."""
+    def wait_more(
+        self, packets: int = 5, seconds: float = 120.0, *, of: Callable[[Lane], bool] = lambda lane: True
+    ) -> None:
+        """Until every lane (``of`` says which) has so many more accepted: it can be written everywhere."""
+        assert self.watch is not None
+        wanted = [of(lane) for lane in lanes(sources(self.watch.prefix), self.watch.pace)]
         before = self._status["accepted"]
 
         def written() -> bool:
-            return all(now >= then + packets for then, now in zip(before, self._status["accepted"], strict=True))
+            columns = zip(wanted, before, self._status["accepted"], strict=True)
+            return all(now >= then + packets for is_wanted, then, now in columns if is_wanted)
 
-        self._wait(written, f"{packets} more packets of every lane than {before}", seconds)
+        self._wait(written, f"{packets} more packets of {sum(wanted)} lanes than {before}", seconds)
 
     def _say(self, command: dict[str, Any]) -> None:
         assert self._process.stdin is not None

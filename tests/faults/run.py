@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import subprocess
 import sys
 import tempfile
 import time
@@ -22,11 +23,19 @@ from faults.catalogue import FAULTS, Fault
 from faults.checker import Checker
 from faults.runner import Extent, run_fault
 from faults.verdict import Report
-from kafka_broker import KafkaBroker, running_broker
+from kafka_broker import SASL_PASSWORD, SASL_USER, KafkaBroker, running_broker
 from rich.console import Console
 from rich.table import Table
 from server import SHAPES, Server
 
+DISK_MIB = 256
+WIDE = 200
+"""Columns of the table where nobody looks at once."""
+SECURED = {
+    "TRACKSIDE_SECURITY_SASL_USERNAME": SASL_USER,
+    "TRACKSIDE_SECURITY_SASL_PASSWORD": SASL_PASSWORD,
+    "TRACKSIDE_SECURITY_MECHANISM": "PLAIN",
+}
 COLUMNS = ("lost", "repeated", "reordered", "corrupted", "left_over")
 
 
@@ -44,7 +53,7 @@ def main() -> int:
             _say(f"  {'BROKEN: ' + '; '.join(report.broken) if report.broken else 'held'}")
             if arguments.json:
                 _add(arguments.json, report)
-    Console().print(table(reports))
+    Console(width=None if sys.stdout.isatty() else WIDE).print(table(reports))
     return 1 if any(report.broken for report in reports) else 0
 
 
@@ -91,15 +100,40 @@ def _runs(faults: list[Fault], logs: list[str], shapes: list[str]) -> Iterator[t
 @contextlib.contextmanager
 def _server(fault: Fault, shape: str, broker: KafkaBroker | None, number: int) -> Iterator[Server]:
     """One that serves, of its own folders and topics; all is thrown away."""
-    with tempfile.TemporaryDirectory(prefix="trackside-fault-") as folder:
-        server = Server(Path(folder), shape, broker=broker.address if broker else "")
+    with tempfile.TemporaryDirectory(prefix="trackside-fault-") as folder, contextlib.ExitStack() as stack:
+        server = Server(Path(folder), shape, broker=_address(fault, broker) if broker else "")
         server.environment.update(fault.environment)
+        if fault.small_disk:
+            stack.enter_context(_small_disk(server.data_dir))
         if broker:
             server.environment["TRACKSIDE_DOMAIN"] = f"Fault{number}"
+            server.environment.update(SECURED if fault.secured else {})
         try:
             yield server.start()
         finally:
             server.remove()
+
+
+def _address(fault: Fault, broker: KafkaBroker) -> str:
+    return broker.sasl_address if fault.secured else broker.address
+
+
+@contextlib.contextmanager
+def _small_disk(folder: Path) -> Iterator[None]:
+    """Raises OSError for who may not mount."""
+    folder.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={DISK_MIB}m", "tmpfs", folder],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise OSError(f"no tmpfs can be mounted here: {done.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
 
 
 def _add(path: Path, report: Report) -> None:
