@@ -20,6 +20,9 @@ __all__ = ["LocalCursor", "LocalLogReader"]
 RETRY_SECONDS = 1.0
 """How long a cursor rests whose files could not be read."""
 
+LET_GO_SECONDS = 1.0
+"""How long a segment that retention has deleted may still take room on the disk, because it is open here."""
+
 
 class LocalCursor:
     """A :class:`~trackside.data_plane.log.Cursor` of the local log."""
@@ -70,6 +73,7 @@ class LocalLogReader:
         self._entries = 0
         self._uncommitted = 0
         self._reason = ""
+        self._let_go_at = 0.0
 
     # --- cursors
 
@@ -272,8 +276,11 @@ class LocalLogReader:
     def do_work(self) -> int:
         moved = self._look()
         self._groups.do_work()
+        now = self._monotonic()
+        if now >= self._let_go_at:
+            self._let_go_at = now + LET_GO_SECONDS
+            self._fetcher.let_go()
         if self._resting:
-            now = self._monotonic()
             for cursor in [cursor for cursor, until in self._resting.items() if until <= now]:
                 del self._resting[cursor]
                 self._start(cursor)

@@ -42,6 +42,11 @@ class OpenFiles:
         if fd is not None:
             os.close(fd)
 
+    def drop_deleted(self) -> None:
+        """Closes the descriptors of files that have no name any more: until then the disk keeps their bytes."""
+        for path in [path for path, fd in self._fds.items() if not os.fstat(fd).st_nlink]:
+            self.drop(path)
+
     def close(self) -> None:
         for path in list(self._fds):
             self.drop(path)

@@ -147,6 +147,10 @@ class RunFetcher:
         self._count_jump(view, start)
         return columns.run(columns.hole_end)
 
+    def let_go(self) -> None:
+        """Of segments that retention has deleted: whoever was in one goes on behind it, as if it came later."""
+        self._files.drop_deleted()
+
     def close(self) -> None:
         self._files.close()
 

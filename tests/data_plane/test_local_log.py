@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import itertools
 import os
 import random
 import subprocess
@@ -847,3 +849,37 @@ def test_a_reader_beside_a_writer_in_another_process(log: LocalLog) -> None:
             pass
     assert [reading.values for reading in readings] == [expected[1::2], expected[1::2], expected[0::2]]
     assert reader.statistics()["holes"] == reader.statistics()["damaged"] == 0
+
+
+def test_a_segment_that_retention_has_deleted_takes_no_room_any_more(small_segments: LocalLog) -> None:
+    """Whoever reads has it open; its bytes are only free when nobody has."""
+    small_segments.write(numbered_records(40))
+    segments = small_segments.segments()
+    assert len(segments) > 3
+    times = itertools.count()
+    reader = LocalLogReader(small_segments.data_dir, [small_segments.table], monotonic=lambda: float(next(times)))
+    reading = collector(reader, TOPIC, 0)
+    while reading.step():
+        pass
+    segments[0].unlink()
+    assert str(segments[0]) in open_paths(deleted=True)
+    reader.do_work()
+    reader.do_work()
+    assert str(segments[0]) not in open_paths(deleted=True)
+    assert str(segments[-1]) in open_paths()
+    again = collector(reader, TOPIC, 0)
+    while again.step():
+        pass
+    assert again.values == reading.values[-len(again.values) :] and len(again.values) > 60
+    reader.close()
+
+
+def open_paths(*, deleted: bool = False) -> set[str]:
+    """Files that this process has open; ``deleted``: that have no name any more."""
+    paths = set()
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            path = os.readlink(f"/proc/self/fd/{fd}")
+            if path.endswith(" (deleted)") == deleted:
+                paths.add(path.removesuffix(" (deleted)"))
+    return paths
