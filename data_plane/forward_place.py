@@ -64,9 +64,10 @@ class ForwardedFile:
         self.path = data_dir / "forwarded.json"
         self._log = str(uuid.UUID(bytes=identity))
         self._changed = False
-        self._kept = self._load()
-        self.known = self._kept is not None
-        self.partitions: dict[Partition, Forwarded] = self._kept or {}
+        kept = self._load()
+        self.known = kept is not None
+        self.partitions: dict[Partition, Forwarded] = kept or {}
+        self._on_disk = dict(self.partitions)
 
     def _load(self) -> dict[Partition, Forwarded] | None:
         try:
@@ -96,3 +97,17 @@ class ForwardedFile:
         ]
         replace_file(self.path, msgspec.json.encode(_Document(self._log, rows)))
         self._changed, self.known = False, True
+        self._on_disk = dict(self.partitions)
+
+    def names(self, partitions: Iterable[Partition]) -> bool:
+        """Whether the file as it was saved last says of all these in which topic they are."""
+        return self.known and all(
+            partition in self._on_disk and self._on_disk[partition].topic_id == self.partitions[partition].topic_id
+            for partition in partitions
+        )
+
+    def forget(self) -> None:
+        """Take the file away, which needs no room on the disk: a lost file is made good by a look at Kafka, one that
+        does not name what was sent is not. Raises OSError."""
+        self.path.unlink(missing_ok=True)
+        self.known, self._on_disk = False, {}

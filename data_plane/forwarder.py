@@ -110,6 +110,7 @@ class Forwarder:
         self._waits_for: tuple[int, dict[Partition, int]] = -1, {}  # of the next session packet, at its offset
         self._unchecked: list[str] = []
         self._vanished = ""
+        self._unsaved = ""
         self._suspects: list[PartitionWay] = []  # one of them was refused; each goes by itself
         self._losses = 0
         self._connect_at = self._save_at = self._stop_at = self._health_at = 0.0
@@ -260,21 +261,20 @@ class Forwarder:
             for number in range(count):
                 partition = Partition(topic, number)
                 if partition not in self._ways:
-                    kept = self._file.partitions.get(partition)
-                    self._ways[partition] = PartitionWay(partition, kept.next_offset if kept else 0)
-                    self._publish(self._ways[partition])
-        if not self._file.known:
-            self._begin_file()
+                    self._ways[partition] = self._begin(partition)
+
+    def _begin(self, partition: Partition) -> PartitionWay:
+        """Of what exists while there is no file Kafka may have something; of what comes later it cannot."""
+        if not self._file.known and partition not in self._file.partitions:
+            self._file.note(partition, Forwarded(b"", 0, 0))
+        kept = self._file.partitions.get(partition)
+        way = PartitionWay(partition, kept.next_offset if kept else 0)
+        self._publish(way)
+        return way
 
     def _publish(self, way: PartitionWay) -> None:
         """To producers: what is not forwarded does not fall to their retention."""
         self._ends_table.publish(way.partition, way.next_offset)
-
-    def _begin_file(self) -> None:
-        """There was none: of what exists now Kafka may have something all the same, of what comes later it cannot."""
-        for partition in self._ways:
-            self._file.note(partition, Forwarded(b"", 0, 0))
-        self._file.save()
 
     def _place(self) -> None:
         """Find out what Kafka has of the ways whose topics are there. Raises LinkLost."""
@@ -286,7 +286,16 @@ class Forwarder:
         lasts = self._last_of(there)
         for partition, where in there.items():
             self._place_one(unplaced[partition], where, lasts.get(partition))
-        self._file.save()  # before anything is sent there: a partition that it does not name was never sent
+        self._remember(there)
+
+    def _remember(self, partitions: Iterable[Partition]) -> None:
+        """Before anything is sent there: a partition that the file does not name was never sent. Raises LinkLost."""
+        if self._saved() or self._file.names(partitions):
+            return
+        try:
+            self._file.forget()
+        except OSError:
+            raise LinkLost(self._unsaved) from None
 
     def _is_ready(self, way: PartitionWay) -> bool:
         """Whether the way's topic is there; asks for it, or makes it, when it is not."""
@@ -567,12 +576,25 @@ class Forwarder:
         way.next_offset = load.next_offset
         self._publish(way)
         self._file.note(way.partition, way.forwarded())
-        self._file.save()
+        self._saved()
 
     def _save(self, now: float) -> None:
         if now >= self._save_at:
             self._save_at = now + SAVE_SECONDS
+            self._saved()
+
+    def _saved(self) -> bool:
+        """Save the file. On a full disk it lags behind: forwarding is what makes room there."""
+        before, self._unsaved = self._unsaved, ""
+        try:
             self._file.save()
+        except OSError as error:
+            self._unsaved = f"{self._file.path} cannot be written: {error.strerror}"
+            self._count.save_failures.add()
+        if self._unsaved != before:
+            level, event = ("warn", "place cannot be saved") if self._unsaved else ("info", "place is saved again")
+            self.worker.log(level, event, reason=self._unsaved)
+        return not self._unsaved
 
     # -- what observers see -------------------------------------------------------------------------------------------
 

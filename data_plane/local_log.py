@@ -96,6 +96,7 @@ class LocalLogWriter:
         self._on_published = on_published
         self._is_forwarded = is_forwarded
         self._held: set[PartitionTail] = set()  # that keep more than retention allows
+        self._expire_held_at = 0.0
         self._now_ns = now_ns
         self._monotonic = monotonic
         self._policy = self._make_policy()
@@ -169,6 +170,8 @@ class LocalLogWriter:
             self._on_published()
         if self._unsynced or self._device.started:
             self._sync_when_due()
+        if self._held:
+            self._expire_held()
         return entries
 
     def _write(self, queue: _Queue, now: float, group: dict[_Queue, None]) -> int:
@@ -187,8 +190,9 @@ class LocalLogWriter:
             queue.reason = self._reason(queue.partition, error)
             queue.retry_at = now + RETRY_SECONDS
             queue.failing_since = queue.failing_since or now
-        if entries and queue.tail is not None:
-            queue.tail.publish()
+        if queue.tail is not None and (entries or queue.reason):  # also when it failed: it may be what fills the disk
+            if entries:
+                queue.tail.publish()
             self._expire(queue.tail)
         return entries
 
@@ -225,6 +229,15 @@ class LocalLogWriter:
             self._counts["expire_failures"] += 1  # the segment stays; the next batch tries again
         if tail.retention_held != (tail in self._held):
             self._on_held(tail)
+
+    def _expire_held(self) -> None:
+        """Also of partitions that nobody writes to, or can write to: on a full disk this is what makes room."""
+        now = self._monotonic()
+        if now < self._expire_held_at:
+            return
+        self._expire_held_at = now + RETRY_SECONDS
+        for tail in list(self._held):
+            self._expire(tail)
 
     def _on_held(self, tail: PartitionTail) -> None:
         (self._held.add if tail.retention_held else self._held.discard)(tail)

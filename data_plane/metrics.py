@@ -379,6 +379,9 @@ FORWARDER = (
     _counter("trackside_forwarder_transactions_total", "Transactions in which they went."),
     _counter("trackside_forwarder_dead_letters_total", "Packets that Kafka refused for good; each is a dead letter."),
     _counter("trackside_forwarder_topics_anew_total", "Partitions sent again, because Kafka's topic was another one."),
+    _counter(
+        "trackside_forwarder_save_failures_total", "Times that `forwarded.json` could not be written; look at the disk."
+    ),
     _gauge("trackside_forwarder_backlog_packets", "Packets in the local log that Kafka does not have yet."),
     _gauge("trackside_forwarder_backlog_bytes", "What they take on the disk."),
     _gauge("trackside_forwarder_backlog_seconds", "Age of the oldest of them; 0 when there is none."),
@@ -423,6 +426,7 @@ class ForwarderCounters(NamedTuple):
     transactions: Counter
     dead_letters: Counter
     topics_anew: Counter
+    save_failures: Counter
     backlog_packets: Counter
     backlog_bytes: Counter
     backlog_seconds: Counter  # nanoseconds

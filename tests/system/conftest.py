@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from disk_kit import Mount
 from server import SHAPES, Server
 
 
@@ -41,3 +43,22 @@ def shared_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
     server.environment.update(getattr(request.module, "SERVER_ENVIRONMENT", {}))
     yield server.start()
     server.remove()
+
+
+@pytest.fixture
+def mount() -> Iterator[Mount]:
+    """Puts a tmpfs with options over a folder."""
+    mounted: list[Path] = []
+
+    def make(folder: Path, options: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            pytest.skip(f"no tmpfs can be mounted here: {done.stderr.strip()}")
+        mounted.append(folder)
+
+    yield make
+    for folder in reversed(mounted):
+        subprocess.run(["umount", "-l", folder], capture_output=True, check=False)
