@@ -22,6 +22,7 @@ from trackside.data_plane.batch_draft import Draft, Part, SplitRecord, split_rec
 from trackside.data_plane.data_dir import boot_id, claim_data_dir, partition_dir
 from trackside.data_plane.device_sync import DeviceSync
 from trackside.data_plane.ends_table import EndsWriter
+from trackside.data_plane.forward_place import ForwardedFile
 from trackside.data_plane.local_reader import LocalLogReader
 from trackside.data_plane.log import LogState, Partition, Refusal, Wake
 from trackside.data_plane.log_recovery import OnDisk
@@ -396,6 +397,7 @@ class LocalLogWriter:
             sync_each=self._settings.sync == "Each",
             keep_ring=self._is_live,
             is_forwarded=self._is_forwarded,
+            forwarded=ForwardedFile(self._data_dir, self._identity).partitions.keys(),
         )
 
     def _is_live(self, ring: str) -> bool:

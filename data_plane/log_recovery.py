@@ -9,7 +9,8 @@ Only the last segment is scanned: the ones before it were complete when it was b
 
 **No offset is used twice.** What a crash of the process loses was never published. A machine that goes down loses what
 it had not synced, though readers may have seen it: so the first append after another boot starts a new segment behind
-a gap of at least OFFSET_GAP offsets, and a partition is synced before that many are unsynced.
+a gap of at least OFFSET_GAP offsets, and a partition is synced before that many are unsynced. So does the first append
+to a partition of which the machine has lost everything, where somebody remembers it: a segment's name, or the forwarder.
 """
 
 from __future__ import annotations
@@ -151,10 +152,11 @@ def _note(scan: SegmentScan, step: Step) -> None:
 # --- mending -------------------------------------------------------------------------------------------------------
 
 
-def recover(place: OnDisk, boot: bytes, published_end: int) -> RecoveredPartition:
+def recover(place: OnDisk, boot: bytes, published_end: int, *, was_forwarded: bool = False) -> RecoveredPartition:
     """Makes a partition fit for appending again. Only the producer that owns it may call this.
 
     ``published_end`` is what readers were told last (0 when nobody knows): below it nothing is written again.
+    ``was_forwarded``: the forwarder has known it, so Kafka may have what the disk has not.
     Raises OSError; called again it starts anew.
     """
     found = RecoveredPartition(bases=segment_bases(place.folder), next_offset=published_end)
@@ -164,7 +166,17 @@ def recover(place: OnDisk, boot: bytes, published_end: int) -> RecoveredPartitio
             _adopt(found, place, scan, boot)
             break
         _discard(found, place, scan)
+    else:
+        if not published_end and (was_forwarded or found.torn_tails or found.damaged):
+            _leave_gap(found)
     return found
+
+
+def _leave_gap(found: RecoveredPartition) -> None:
+    """Offsets that somebody may have seen behind what is on disk are nobody's any more."""
+    found.next_offset = (found.next_offset // OFFSET_GAP + 2) * OFFSET_GAP
+    found.roll = True
+    found.gaps += 1
 
 
 def _discard(found: RecoveredPartition, place: OnDisk, scan: SegmentScan) -> None:
@@ -190,9 +202,7 @@ def _adopt(found: RecoveredPartition, place: OnDisk, scan: SegmentScan, boot: by
     found.roll = scan.head is None or found.next_offset > scan.next_offset
     found.next_offset = max(found.next_offset, scan.next_offset)
     if complete_but_bad or scan.head is None or scan.head.boot != boot:
-        found.next_offset = (found.next_offset // OFFSET_GAP + 2) * OFFSET_GAP
-        found.roll = True
-        found.gaps += 1
+        _leave_gap(found)
 
 
 def _keep_damage(found: RecoveredPartition, path: Path, scan: SegmentScan) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,7 +32,8 @@ again may be in a round that is under way."""
 
 class TailPolicy(NamedTuple):
     """What all partitions of a producer have in common. ``keep_ring`` says whose positions a new segment repeats,
-    ``is_forwarded`` whether everything below an offset is on Kafka, too, which retention then waits for."""
+    ``is_forwarded`` whether everything below an offset is on Kafka, too, which retention then waits for. ``forwarded``
+    are the partitions of which Kafka may have something, as the forwarder's file on the device remembers them."""
 
     boot: bytes
     segment_bytes: int
@@ -41,6 +42,7 @@ class TailPolicy(NamedTuple):
     sync_each: bool
     keep_ring: Callable[[str], bool]
     is_forwarded: Callable[[Partition, int], bool] | None = None
+    forwarded: Container[Partition] = frozenset()
 
 
 class PartitionTail:
@@ -53,7 +55,9 @@ class PartitionTail:
     def __init__(self, place: OnDisk, policy: TailPolicy, files: OpenFiles, table: EndsWriter) -> None:
         """Recovers what is on disk and publishes where that ends. Raises OSError, NoSpace."""
         slot = table.slot(place.partition)
-        found = recover(place, policy.boot, slot.end if slot is not None else 0)
+        published_end = slot.end if slot is not None else 0
+        was_forwarded = place.partition in policy.forwarded
+        found = recover(place, policy.boot, published_end, was_forwarded=was_forwarded)
         self.recovered: RecoveredPartition = found
         self.next_offset = found.next_offset
         self.rings = found.rings

@@ -48,9 +48,18 @@ class EdgeKit:
         self.data_dir = Path(self.settings.data_dir)
         self.table = folder / "producer-0.ends"
         self.identity = claim_data_dir(self.data_dir)
-        self.log = LocalLogWriter(self.data_dir, self.table, settings=self.settings)
+        self.log = self._writer()
         self.forwarder: Forwarder | None = None
         self._position = 0
+
+    def _writer(self) -> LocalLogWriter:
+        return LocalLogWriter(self.data_dir, self.table, settings=self.settings)
+
+    def boot(self) -> None:
+        """A new writer, after whatever happened to the data directory; nothing in shared memory is left."""
+        self.table.unlink()
+        Path(self.kit.worker("forwarder").spec.forwarder_table).unlink()
+        self.log = self._writer()
 
     # -- the local log ------------------------------------------------------------------------------------------------
 
