@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import urllib.request
 import uuid
@@ -47,6 +48,14 @@ class Edge:
         self.server.kill_group()
         self.client.close()
         self.client = self.server.start().client()
+
+    def take_over(self) -> None:
+        """Another server in the place of this one, which has left when this returns."""
+        before = self.server.take_over()
+        self.server.wait_state("SERVING")
+        assert before.wait(60) == 0, self.server.log_text()[-2000:]
+        self.client.close()
+        self.client = self.server.client()
 
     def topic(self, stream: str) -> str:
         return f"{self.domain}.Data.{self.source}" + (f".{stream}" if stream else "")
@@ -133,3 +142,22 @@ def test_two_edge_servers_and_the_garage(make_server: Callable[..., Server], kaf
             assert (found.main_offset, [packet.id for packet in packets[:30]])[1] == list(
                 range(part * 30, part * 30 + 30)
             )
+
+
+def test_a_server_that_takes_over_forwards_on_from_there(
+    make_server: Callable[..., Server], kafka_broker: KafkaBroker
+) -> None:
+    """With a backlog, twice, the second time with packets on their way to Kafka."""
+    edge = Edge(make_server(), kafka_broker, f"Edge{uuid.uuid4().hex[:8]}", "Car")
+    edge.write(100, "", "chassis")
+    os.kill(kafka_broker.pid, signal.SIGSTOP)
+    try:
+        edge.write(300, "", "chassis")
+        edge.take_over()
+        edge.write(50, "", "chassis")
+    finally:
+        os.kill(kafka_broker.pid, signal.SIGCONT)
+    edge.take_over()
+    edge.write(50, "", "chassis")
+    edge.check()
+    assert edge.server.log_text().count("took over") == 2
