@@ -63,8 +63,8 @@ class LinkedLog:
             (stretch,) = await self._peer.append({producer: Parcel([_record(appends)])}, timeout)
         except (RingFull, LogUnavailable) as error:
             raise LogAway(str(error)) from None
-        if not await self._peer.wait_committed({producer: stretch.end}, timeout):
-            return None
+        if not await self._peer.wait_logged({producer: dict.fromkeys(stretch.topics, stretch.end)}, timeout):
+            return None  # parked is not logged: it is no dead letter any more only when the log has it
         return {refused.packet: refused.reason for refused in producer.refusals if refused.end == stretch.end}
 
     async def watermarks(self, partitions: Sequence[Partition], timeout: float) -> dict[Partition, Watermarks]:

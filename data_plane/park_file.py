@@ -87,9 +87,10 @@ class ParkFile:
         fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
         self._fd = fd
         self._found, self.size = _scan(self.path, os.pread(fd, os.fstat(fd).st_size, 0))
-        os.ftruncate(fd, self.size)
-        if self.size < len(MAGIC):
-            self._begin(fd)
+        if self.size:
+            os.ftruncate(fd, self.size)
+        else:
+            self._abandon()
 
     def take_found(self) -> list[tuple[Placed, ParkEntry]]:
         """What was there when the file was opened, in its order; once."""
@@ -150,14 +151,19 @@ class ParkFile:
     def _opened(self) -> int:
         if self._fd < 0:
             self.path.parent.mkdir(mode=0o700, exist_ok=True)
-            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            self._begin(self._fd)
+            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            try:
+                _write_all(self._fd, MAGIC, 0)
+            except OSError:
+                self._abandon()
+                raise
+            self.size = len(MAGIC)
         return self._fd
 
-    def _begin(self, fd: int) -> None:
-        os.ftruncate(fd, 0)
-        _write_all(fd, MAGIC, 0)
-        self.size = len(MAGIC)
+    def _abandon(self) -> None:
+        """A file without its magic holds nothing, and must not get anything: the next append begins a new one."""
+        self.close()
+        self.path.unlink()
 
     def close(self) -> None:
         if self._fd >= 0:

@@ -166,7 +166,7 @@ class ProducerProxy(_LinkProxy):
         self.refusals: deque[Refused] = deque(maxlen=10_000)
         self._parks: dict[str, tuple[int, int]] = {}  # of each parked topic: logged, parked
         self._closed: frozenset[str] = frozenset()  # topics whose park is full
-        self._park_waits: set[asyncio.Future[None]] = set()
+        self._park_waits: dict[str, list[tuple[int, int, asyncio.Future[None]]]] = {}  # by topic
         self._shares: Counter[str] = Counter()
         self._in_ring: deque[tuple[int, Counter[str]]] = deque()
         self._waits: list[tuple[int, int, asyncio.Future[None]]] = []
@@ -234,10 +234,21 @@ class ProducerProxy(_LinkProxy):
         self._parks = {topic: (logged, parked) for topic, logged, parked in news.topics}
         still = (topic for topic, _, parked in news.topics if parked == PARKED_STILL)
         self._closed = frozenset(still) if news.full else frozenset()
-        waits, self._park_waits = self._park_waits, set()
-        for wait in waits:
-            if not wait.done():
-                wait.set_result(None)
+        for topic in list(self._park_waits):
+            self._wake_unparked(topic)
+
+    def _wake_unparked(self, topic: str) -> None:
+        """Only those that this news is about: thousands may wait while it comes ten times a second."""
+        logged, parked = self._parks.get(topic, (0, 0))
+        waits = self._park_waits[topic]
+        if parked < max(end for end, _, _ in waits):
+            logged = PARKED_STILL  # they look again
+        while waits and waits[0][0] <= logged:
+            _, _, future = heapq.heappop(waits)
+            if not future.done():
+                future.set_result(None)
+        if not waits:
+            del self._park_waits[topic]
 
     def is_parked(self, topic: str, end: int) -> bool:
         """Whether packets for ``topic`` in a record that ends at ``end`` are in the park, and not in the log; asked when
@@ -251,10 +262,14 @@ class ProducerProxy(_LinkProxy):
     def is_closed(self, topic: str | None) -> bool:
         return topic in self._closed
 
-    def when_parks_change(self) -> asyncio.Future[None]:
-        """Done at the next news of parked topics. The caller bounds the wait and cancels what it gives up."""
+    def when_unparked(self, topic: str, end: int) -> asyncio.Future[None]:
+        """Done at the news that ends :meth:`is_parked`, perhaps before: look again. The caller bounds the wait and
+        cancels what it gives up."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._park_waits = {wait for wait in self._park_waits if not wait.done()} | {future}
+        waits = self._park_waits.setdefault(topic, [])
+        while waits and waits[0][2].done():  # given up; there may be no news for hours
+            heapq.heappop(waits)
+        heapq.heappush(waits, (end, next(self._count), future))
         return future
 
     def when_committed(self, position: int) -> asyncio.Future[None]:
@@ -641,12 +656,14 @@ class Peer:
         if not await self.wait_committed({producer: max(of.values()) for producer, of in ends.items() if of}, timeout):
             return False
         self.take_news()
-        while parked := [producer for producer, of in ends.items() if any(starmap(producer.is_parked, of.items()))]:
-            left = deadline - asyncio.get_running_loop().time()
-            waits = [producer.when_parks_change() for producer in parked]
-            done, _ = await asyncio.wait(waits, timeout=max(0.0, left), return_when=asyncio.FIRST_COMPLETED)
-            if not done:
-                return False
+        for producer, of_producer in ends.items():
+            for topic, end in of_producer.items():
+                while producer.is_parked(topic, end):
+                    left = deadline - asyncio.get_running_loop().time()
+                    try:
+                        await asyncio.wait_for(producer.when_unparked(topic, end), max(0.0, left))
+                    except TimeoutError:
+                        return False
         return True
 
     # -- questions ----------------------------------------------------------------------------------------------------

@@ -179,10 +179,11 @@ class Producer:
         return told[:2] == (peer.epoch, self._parking.version) or self._tell_parks(peer)
 
     def _tell_parks(self, peer: PeerLink) -> bool:
+        """Refusals first: who hears that its packets are not parked any more takes them to be logged."""
         news = self._parking.news(peer.down.ring_id, peer.down.commit_position)
         now_told = peer.epoch, self._parking.version, news
         if self._told_parks.get(peer) != now_told:
-            if not peer.try_send([encode_message(news)]):
+            if not self._say_refusals(peer) or not peer.try_send([encode_message(news)]):
                 return False
             self._told_parks[peer] = now_told
         return True

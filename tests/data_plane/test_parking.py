@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 from agent_bench import Bench, logged, packet, record
 
-from trackside.data_plane.log import Partition
+from trackside.control_plane.log_port import Append
+from trackside.control_plane.process import LinkedLog
+from trackside.data_plane import park_file
+from trackside.data_plane.link import PARKED_STILL, Parks
+from trackside.data_plane.log import Partition, Refusal
+from trackside.data_plane.packet_writer import _Unlogged
 from trackside.data_plane.park_file import ParkDamaged, ParkEntry, ParkFile, parked_bytes
 from trackside.data_plane.peer import LogUnavailable, Parcel
 from trackside.data_plane.record import Record, Route
@@ -65,6 +73,69 @@ def test_who_waits_for_the_log_waits_for_what_is_parked_of_its_own_topics_only(b
         look(bench)
         look(bench)
         assert await waiting
+
+    asyncio.run(wait())
+
+
+def test_who_waits_hears_that_a_parked_packet_became_a_dead_letter(bench: Bench) -> None:
+    producer = bench.peer.producers[0]
+
+    async def wait() -> None:
+        bench.log.blocked.add("Car")
+        accepted = bench.peer.try_append({producer: Parcel([record(packet(1))])})
+        assert accepted is not None
+        unlogged = _Unlogged(bench.peer)
+        unlogged.add(accepted)
+        look(bench)
+        end = producer.down.publish_position
+        waiting = asyncio.ensure_future(bench.peer.wait_logged({producer: {"Car": end}}, 30))
+        await asyncio.sleep(0)
+        ring = bench.peer.producers[0].down.ring_id
+        bench.writer.refused.append(Refusal(ring, end, 0, Partition("Car", 0), "too large"))
+        bench.log.blocked.clear()
+        look(bench)
+        look(bench)
+        assert await waiting
+        unlogged.look()
+        assert unlogged.refused is not None and unlogged.refused.reason == "too large"
+
+    asyncio.run(wait())
+
+
+def test_what_is_sent_again_and_parked_is_not_reported_as_logged(bench: Bench) -> None:
+    port = LinkedLog(bench.peer.worker, bench.peer)
+
+    async def send() -> None:
+        bench.log.blocked.add("Car")
+        bench.append(packet(1))
+        look(bench)
+        sending = asyncio.ensure_future(
+            port.append_again("Car", [Append(Partition("Car", 0), b"", packet(2), b"")], 0.2)
+        )
+        await asyncio.sleep(0)
+        look(bench)
+        down = bench.peer.producers[0].down
+        assert down.commit_position == down.publish_position
+        assert await sending is None
+
+    asyncio.run(send())
+
+
+def test_news_of_parks_wakes_only_those_that_it_is_about(bench: Bench) -> None:
+    producer = bench.peer.producers[0]
+
+    async def wait() -> None:
+        producer.on_parks(Parks([("Car", 0, PARKED_STILL), ("Boat", 0, PARKED_STILL)]))
+        car, later, boat = (producer.when_unparked(topic, end) for topic, end in (("Car", 8), ("Car", 16), ("Boat", 8)))
+        producer.on_parks(Parks([("Car", 8, PARKED_STILL), ("Boat", 0, PARKED_STILL)]))
+        assert car.done() and not later.done() and not boat.done()
+        producer.on_parks(Parks([("Car", 8, 8), ("Boat", 0, 8)]))  # what ends above 8 is not in the park
+        assert later.done() and not boat.done()
+        boat.cancel()
+        another = producer.when_unparked("Boat", 8)
+        assert len(producer._park_waits["Boat"]) == 1  # the one that gave up is forgotten
+        producer.on_parks(Parks([]))
+        assert another.done() and not producer._park_waits
 
     asyncio.run(wait())
 
@@ -161,3 +232,37 @@ def test_a_park_of_another_version_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"TSPARK\x00\x02")
     with pytest.raises(ParkDamaged, match="no park of this version"):
         ParkFile(path, 1 << 20)
+
+
+class _FullDisk:
+    """``os.pwrite`` of a file system that is full for some writes."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.full = False
+        self._pwrite = os.pwrite
+        monkeypatch.setattr(park_file.os, "pwrite", self)
+
+    def __call__(self, fd: int, data: Any, position: int) -> int:
+        if self.full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return self._pwrite(fd, data, position)
+
+
+def test_a_park_that_could_not_be_begun_is_begun_by_the_next_append(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = _FullDisk(monkeypatch)
+    path = tmp_path / "parks" / "producer-0.park"
+    park = ParkFile(path, 1 << 20)
+    disk.full = True
+    assert park.append(entry(1)) is None and not path.exists()
+    disk.full = False
+    assert park.append(entry(2)) is not None
+    park.close()
+    opened = ParkFile(path, 1 << 20)
+    assert [found.end for _, found in opened.take_found()] == [2]
+    opened.close()
+    path.write_bytes(b"TSP")  # a death while it was begun
+    opened = ParkFile(path, 1 << 20)
+    assert not path.exists() and opened.append(entry(3)) is not None
+    opened.close()
