@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from faults.checker import Checker
-from faults.lanes import LABELS, Lane, sources
+from faults.lanes import LABELS, LARGE_BYTES, Lane, sources
 from kafka_broker import KafkaBroker
 from server import Server, wait_until
 
@@ -39,6 +39,7 @@ __all__ = [
     "kafka_away",
     "kafka_deletes_topic",
     "kafka_denies_topic",
+    "kafka_refuses_large",
     "kafka_slow",
     "kill",
     "kill_control_plane_without_log",
@@ -55,6 +56,7 @@ __all__ = [
 ]
 
 ROLES = ("producer", "consumer", "gateway", "control-plane")
+SMALL_BYTES, AS_BEFORE_BYTES = LARGE_BYTES // 2, 1 << 20
 READERS_METRIC = "trackside_gateway_readers"
 
 
@@ -421,8 +423,30 @@ def kafka_denies_topic(*, seconds: float, short_seconds: float, meanwhile: Itera
     return act
 
 
+def _letters(server: Server) -> int:
+    return server.log_text().count(" dead letter topic=")
+
+
 def _is_parked(server: Server, topic: str) -> bool:
     return any(topic in server.liveness(name).read_reason() for name in server.names("producer"))
+
+
+def kafka_refuses_large(*, seconds: float) -> Action:
+    """The topics of a data source take only small packets, until some others have become dead letters, and longer."""
+
+    def act(scene: Scene) -> None:
+        assert scene.broker is not None
+        before = _letters(scene.server)
+        topics = [topic for stream, topic in _topics(scene).items() if stream in LABELS and stream]
+        for topic in topics:
+            scene.broker.configure_topic(topic, {"max.message.bytes": str(SMALL_BYTES)})
+        wait_until(lambda: _letters(scene.server) > before, "a large packet is a dead letter")
+        scene.did["large packets refused"] += 1
+        scene.stay(seconds)
+        for topic in topics:
+            scene.broker.configure_topic(topic, {"max.message.bytes": str(AS_BEFORE_BYTES)})
+
+    return act
 
 
 # -- the disk --------------------------------------------------------------------------------------------------------

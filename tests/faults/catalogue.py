@@ -153,6 +153,15 @@ _TABLE = (
         repeats=True,
     ),
     Fault(
+        "kafka-refuses",
+        "a topic takes no large packets for ten seconds: they are dead letters; a producer is killed behind it",
+        (2, 3, 7),
+        (do.kafka_refuses_large(seconds=10.0), do.kill("producer")),
+        logs=("kafka",),
+        short=("kafka 2/2/2",),
+        repeats=True,
+    ),
+    Fault(
         "kafka-denies",
         "a topic may not be written for ten seconds: parked, while others go on; a producer or all are killed meanwhile",
         (2, 3, 8),

@@ -6,6 +6,7 @@ sees a number twice has a repeat. An *entry* is what a packet says of itself, la
 
 from __future__ import annotations
 
+import random
 import zlib
 from collections.abc import Iterator
 from struct import Struct
@@ -20,6 +21,7 @@ __all__ = [
     "CORRUPTED",
     "FOREIGN",
     "LABELS",
+    "LARGE_BYTES",
     "Lane",
     "entry_of",
     "lane_of",
@@ -88,8 +90,11 @@ def sources(prefix: str, count: int = 3) -> list[str]:
 
 def make_packet(lane: Lane, number: int) -> Packet:
     head = _HEAD.pack(_MAGIC, lane.index, number)
-    size = LARGE_BYTES if number % LARGE_EVERY == 0 else 40 + number * 31 % 200
-    body = head + (head * (size // len(head) + 1))[:size]
+    if number % LARGE_EVERY == 0:
+        body = head + random.Random(number).randbytes(LARGE_BYTES)  # stays large when it is compressed
+    else:
+        size = 40 + number * 31 % 200
+        body = head + (head * (size // len(head) + 1))[:size]
     return Packet(
         type=_TYPE,
         id=number,

@@ -98,6 +98,7 @@ def _section(fault: Fault, reports: list[Report]) -> str:
 
 def _row(report: Report) -> str:
     done = ", ".join(f"{count} x {what}" for what, count in report.actions.items())
+    done += f", {report.dead_letters} dead letters" if report.dead_letters else ""
     pauses = (report.writer_pause_seconds, report.reader_pause_seconds, report.answer_pause_seconds)
     cells = (
         report.log,
