@@ -28,7 +28,11 @@ BACK_OFF_SECONDS = (0.0, 0.2, 1.0, 2.0, 5.0)
 EXEC_AGAIN_SECONDS = 1.0
 
 GIVE_UP_DEATHS, GIVE_UP_SECONDS = 5, 60.0
-"""Deaths without ever having been ready, within this time, after which a slot is given up."""
+"""Deaths before it was ready, or within FRUITLESS_SECONDS of its start, after which a slot is given up: so many of them in
+this time, with none between that came later in a life."""
+
+FRUITLESS_SECONDS = 1.0
+"""Who dies so soon has perhaps booted, but dies of its work."""
 
 GIVEN_UP_SECONDS, GIVEN_UP_SECONDS_MAX = 60.0, 600.0
 """How long a slot stays given up: what it died of may have gone meanwhile, such as a full disk. Twice as long each time
@@ -172,7 +176,7 @@ class WorkerHandle:
 
     def _plan_restart(self, code: int, booted: bool) -> None:
         now = time.monotonic()
-        if booted and now - self._started_at > 1.0:
+        if booted and now - self._started_at > FRUITLESS_SECONDS:
             self._fruitless.clear()  # it worked: this death is not one of a series
             self._given_up_seconds = GIVEN_UP_SECONDS
         self._fruitless = [at for at in self._fruitless if now - at < GIVE_UP_SECONDS]

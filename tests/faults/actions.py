@@ -16,11 +16,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import psutil
 from faults.checker import Checker
 from faults.lanes import LABELS, LARGE_BYTES, Lane, sources
 from kafka_broker import KafkaBroker
 from server import Server, wait_until
 
+from trackside.control_plane.worker_handle import FRUITLESS_SECONDS
 from trackside.data_plane.naming import naming_of
 from trackside.data_plane.routing import owner
 from trackside.data_plane.spec import Settings
@@ -115,6 +117,8 @@ def kill(*roles: str) -> Action:
     def act(scene: Scene) -> None:
         server = scene.server
         names = dict.fromkeys(scene.victim(role) for role in roles)
+        for name in names:
+            _let_live(server.liveness(name).pid)
         scene.allow_breaks(names)
         epochs = {name: server.liveness(name).epoch for name in names}
         for name in names:
@@ -124,6 +128,12 @@ def kill(*roles: str) -> Action:
             wait_successor(server, name, epoch)
 
     return act
+
+
+def _let_live(pid: int) -> None:
+    """Whoever dies as soon as it has started, time after time, is given up for a while, as it should be."""
+    born = psutil.Process(pid).create_time()
+    wait_until(lambda: time.time() - born > FRUITLESS_SECONDS + 0.2, "it has lived")
 
 
 def kill_unawaited(role: str) -> Action:
