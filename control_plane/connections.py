@@ -100,10 +100,11 @@ class ConnectionTable:
         """Keep ``details`` under a new random number. Raises TooMuch when the table is full."""
         opened = Opened(details, owner)
         if self._live_bytes + _frame_bytes(opened) > TABLE_BYTES_MAX:
-            raise TooMuch(
-                f"bytes of all connections = {TABLE_BYTES_MAX}, fixed: {len(self._open)} are open, and one more was asked "
-                f"for; close those that nobody reads with CloseConnection"
+            asked = (
+                f"{len(self._open)} connections take so many bytes, and one more was asked for; close those that nobody "
+                "reads with CloseConnection"
             )
+            raise TooMuch("ConnectionsBytes", TABLE_BYTES_MAX, asked)
         id = self._new_id()
         self._append(_opening(id, opened))
         self._open[id] = opened
@@ -263,10 +264,11 @@ class ConnectionService(services.ConnectionManagerServiceServicer):
             raise BadRequest("details", None, "the connection's details")
         self._check(request.details)
         if len(self._table) >= (limit := self._settings.connections_max):
-            raise TooMuch(
-                f"ConnectionsMax = {limit}: so many connections are open, and one more was asked for; close those that "
-                f"nobody reads with CloseConnection"
+            asked = (
+                "so many connections are open, and one more was asked for; close those that nobody reads with "
+                "CloseConnection"
             )
+            raise TooMuch("ConnectionsMax", limit, asked)
         id = self._table.open(request.details.SerializeToString(), CALLER.get().name)
         self._uses.use(id)
         return messages.NewConnectionResponse(connection=messages.Connection(id=id))

@@ -77,10 +77,12 @@ stream, whose name is empty.
 
 TITLES = {
     "reference": "The reference server's counters",
+    "refusals": "Refusals",
     "gateway": "Gateways",
     "producer": "Producers",
     "consumer": "Consumers",
     "connections": "Connections that expired",
+    "recovery": "The recovery at the start",
     "forwarder": "The forwarder, in edge mode",
     "control plane": "Sessions, formats, connections",
     "server": "The server",
@@ -96,7 +98,7 @@ def markdown_page() -> str:
     parts = [INTRODUCTION]
     for name, title in TITLES.items():
         group = counted.GROUPS[name] if name in counted.GROUPS else seen.GROUPS[name]
-        own = ("worker",) if name in ("gateway", "producer", "consumer", "forwarder") else ()
+        own = ("worker",) if name in ("refusals", "recovery", "gateway", "producer", "consumer", "forwarder") else ()
         parts.append(f"## {title}\n\n{HEAD}\n" + "\n".join(_rows(group, own)) + "\n")
     return "\n".join(parts)
 

@@ -19,7 +19,6 @@ from trackside.control_plane.status_server import StatusServer
 from trackside.data_plane.data_dir import DataDirDamaged
 from trackside.data_plane.frame import Frame
 from trackside.data_plane.log import LogState, Partition, Watermarks
-from trackside.data_plane.metrics import EXPIRED
 from trackside.data_plane.peer import LogUnavailable, Parcel, Peer, RingFull
 from trackside.data_plane.record import Record, Route
 from trackside.data_plane.worker import Worker, play
@@ -177,7 +176,8 @@ async def _serve(worker: Worker) -> None:
             spec.epoch,
             instance=spec.instance,
             on_state=report,
-            on_expired=worker.counters.counter(EXPIRED).add,
+            counters=worker.counters,
+            log=worker.log,
         )
     except KeyFileDamaged as error:
         raise DataDirDamaged(str(error)) from None  # the exit code that forbids a restart

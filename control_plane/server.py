@@ -45,11 +45,14 @@ from trackside.control_plane.sessions import SessionService
 from trackside.control_plane.statuses import StatusInterceptor
 from trackside.control_plane.streams import StreamTable
 from trackside.data_plane.grpc_options import PENDING_OPTIONS
+from trackside.data_plane.metrics import EXPIRED
+from trackside.data_plane.refusals import Log
 from trackside.data_plane.routing import Routing
 from trackside.data_plane.spec import Settings
 from trackside.protos import internal_pb2_grpc as internal
+from trackside.shm.counters import CounterTable
 
-__all__ = ["ControlPlane", "serve"]
+__all__ = ["ControlPlane"]
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +68,7 @@ class ControlPlane:
     """All services of one control-plane process. Make it inside the running event loop.
 
     ``on_state`` gets one line for an operator saying why sessions cannot be answered yet, and "" when they can.
-    ``on_expired`` gets how many abandoned connections were closed.
+    ``counters`` and ``log`` are the process's own, as a worker has them.
     ``instance`` tells runs of the server on one data directory apart. ``ready`` is set once the sessions are read from the log; connections and keys are served from :meth:`start` on.
     ``failed`` gets the exception of a background task that should not have failed: the process must end.
     Raises BadName (settings), KeyFileDamaged, OSError (run or data directory).
@@ -81,7 +84,8 @@ class ControlPlane:
         instance: str = "",
         clock: Clock = SYSTEM_CLOCK,
         on_state: Callable[[str], None] = _ignore_state,
-        on_expired: Callable[[int], None] = lambda _: None,
+        counters: CounterTable,
+        log: Log,
     ) -> None:
         routing = Routing(settings)
         self.ready = asyncio.Event()
@@ -113,7 +117,7 @@ class ControlPlane:
             self._follow.on_sessions_restored()
         streams = StreamTable(port, routing, clock, checkpoints)
         session_service = SessionService(self._sessions, streams, routing, settings, clock)
-        interceptors: list[grpc.aio.ServerInterceptor] = [StatusInterceptor()]
+        interceptors: list[grpc.aio.ServerInterceptor] = [StatusInterceptor(counters, log)]
         if settings.tokens_file:
             interceptors.append(AccessInterceptor(self._connections, session_service.data_source_of))
         self._server = grpc.aio.server(
@@ -122,7 +126,7 @@ class ControlPlane:
             options=[("grpc.max_receive_message_length", -1), *PENDING_OPTIONS],
         )
         self._sweep_seconds = sweep_seconds(settings.connection_idle_seconds)
-        self._on_expired = on_expired
+        self._expired = counters.counter(EXPIRED)
         self._connection_service = ConnectionService(
             self._connections, uses, routing, settings, self._follow.on_connection_closed
         )
@@ -164,7 +168,7 @@ class ControlPlane:
         while True:
             await asyncio.sleep(self._sweep_seconds)
             if expired := self._connection_service.expire_idle():
-                self._on_expired(expired)
+                self._expired.add(expired)
 
     async def stop(self, grace: float) -> None:
         """Take no more calls, let those under way finish within ``grace`` seconds, then let go of everything."""
@@ -242,22 +246,3 @@ def _keys_of(
             instance=instance,
         )
     return LocalKeys(NumberSource(settings.data_dir, clock), node)
-
-
-async def serve(
-    port: LogPort,
-    settings: Settings,
-    socket_path: str,
-    epoch: int,
-    *,
-    clock: Clock = SYSTEM_CLOCK,
-    on_state: Callable[[str], None] = _ignore_state,
-    grace: float = 2.0,
-) -> None:
-    """Run a control plane until this is cancelled. Raises what made a background task fail."""
-    control_plane = ControlPlane(port, settings, socket_path, epoch, clock=clock, on_state=on_state)
-    await control_plane.start()
-    try:
-        await control_plane.failed
-    finally:
-        await control_plane.stop(grace)

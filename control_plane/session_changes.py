@@ -311,10 +311,10 @@ class SessionChanges:
     ) -> Append:
         packet = data.Packet(type=type, session_key=key, content=content.SerializeToString()).SerializeToString()
         if len(packet) > self._settings.max_packet_bytes:
-            raise TooMuch(
-                f"MaxPacketBytes = {self._settings.max_packet_bytes}: the {type} packet would have {len(packet)} bytes, "
-                f"since {content.data_source} has too many streams"
+            asked = (
+                f"the {type} packet would have {len(packet)} bytes, since {content.data_source} has too many streams"
             )
+            raise TooMuch("MaxPacketBytes", self._settings.max_packet_bytes, asked)
         identity = new_identity()
         return Append(self._routing.session_info, key.encode(), packet, identity, data_source=content.data_source)
 

@@ -15,11 +15,16 @@ from google.protobuf.message import DecodeError
 
 from trackside.control_plane.log_port import LogAway
 from trackside.data_plane.access import Forbidden, Unauthenticated
+from trackside.data_plane.control_calls import PASSED_METHODS
+from trackside.data_plane.metrics import CONTROL_LIMITS, limit_counters
+from trackside.data_plane.refusals import METHOD, Log, Refusals, end
 from trackside.data_plane.routing import BadName
+from trackside.shm.counters import CounterTable
 
 __all__ = ["BadRequest", "Context", "Handler", "NotReady", "StatusInterceptor", "TooMuch", "shorten"]
 
 log = logging.getLogger(__name__)
+
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # no subscript at run time
@@ -43,7 +48,14 @@ class NotReady(Exception):
 
 
 class TooMuch(Exception):
-    """A bound of this server is reached: RESOURCE_EXHAUSTED with what to do."""
+    """A bound of this server is reached: RESOURCE_EXHAUSTED that names it, its value and what to do.
+
+    ``limit`` is one of ``metrics.CONTROL_LIMITS``.
+    """
+
+    def __init__(self, limit: str, value: int, asked: str) -> None:
+        super().__init__(f"{limit} = {value}: {asked}")
+        self.limit = limit
 
 
 def _fault(value: object) -> str:
@@ -78,8 +90,13 @@ def status_of(error: Exception) -> tuple[grpc.StatusCode, str] | None:
 class StatusInterceptor(grpc.aio.ServerInterceptor):
     """Turns what a service raises into the status of its call.
 
-    It parses requests itself: grpc ends a call whose request it could not parse as UNKNOWN.
+    It parses requests itself: grpc ends a call whose request it could not parse as UNKNOWN. Refusals of calls that a
+    gateway passed on are counted and logged there, where their clients are known; others, and limits, here.
     """
+
+    def __init__(self, counters: CounterTable, log: Log) -> None:
+        self._refusals = Refusals(counters, log)
+        self._limits = limit_counters(counters, CONTROL_LIMITS)
 
     async def intercept_service(
         self,
@@ -91,35 +108,47 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):
             return handler
         method = handler_call_details.method
         if handler.unary_unary is not None:
-            return _replace(handler, grpc.unary_unary_rpc_method_handler, _unary(handler, method))
+            return _replace(handler, grpc.unary_unary_rpc_method_handler, self._unary(handler, method))
         if handler.unary_stream is not None:
-            return _replace(handler, grpc.unary_stream_rpc_method_handler, _stream(handler, method))
+            return _replace(handler, grpc.unary_stream_rpc_method_handler, self._stream(handler, method))
         return handler  # no service here takes a stream
+
+    def _unary(self, handler: Any, method: str) -> Any:
+        async def call(request: bytes, context: Context) -> Any:
+            try:
+                return await handler.unary_unary(_parse(handler, request), context)
+            except Exception as error:  # noqa: BLE001 - whatever it is becomes a status, and a traceback in the log
+                await self._end(context, error, method)
+
+        return call
+
+    def _stream(self, handler: Any, method: str) -> Any:
+        async def call(request: bytes, context: Context) -> AsyncIterator[Any]:
+            try:
+                async for response in handler.unary_stream(_parse(handler, request), context):
+                    yield response
+            except Exception as error:  # noqa: BLE001 - whatever it is becomes a status, and a traceback in the log
+                await self._end(context, error, method)
+
+        return call
+
+    async def _end(self, context: Context, error: Exception, method: str) -> None:
+        """End the call with the status of ``error``. Cancellation is no Exception and passes by."""
+        if isinstance(error, grpc.aio.AbortError):
+            raise error  # has its status already
+        if (status := status_of(error)) is None:
+            log.error("%s failed", method, exc_info=error)
+            status = grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}".splitlines()[0]
+        if isinstance(error, TooMuch):
+            self._limits[error.limit].add(1)
+        if method in PASSED_METHODS:
+            await end(context, *status)
+        METHOD.set(method.rpartition("/")[2])
+        await self._refusals.refuse(context, *status)
 
 
 def _replace(handler: Any, make: Callable[..., Handler], behaviour: Any) -> Handler:
     return make(behaviour, None, handler.response_serializer)
-
-
-def _unary(handler: Any, method: str) -> Any:
-    async def call(request: bytes, context: Context) -> Any:
-        try:
-            return await handler.unary_unary(_parse(handler, request), context)
-        except Exception as error:  # noqa: BLE001 - whatever it is becomes a status, and a traceback in the log
-            await _end(context, error, method)
-
-    return call
-
-
-def _stream(handler: Any, method: str) -> Any:
-    async def call(request: bytes, context: Context) -> AsyncIterator[Any]:
-        try:
-            async for response in handler.unary_stream(_parse(handler, request), context):
-                yield response
-        except Exception as error:  # noqa: BLE001 - whatever it is becomes a status, and a traceback in the log
-            await _end(context, error, method)
-
-    return call
 
 
 def _parse(handler: Any, request: bytes) -> Any:
@@ -127,13 +156,3 @@ def _parse(handler: Any, request: bytes) -> Any:
         return handler.request_deserializer(request)
     except DecodeError as error:
         raise _Unreadable(f"request: not readable: {error}") from None
-
-
-async def _end(context: Context, error: Exception, method: str) -> None:
-    """End the call with the status of ``error``. Cancellation is no Exception and passes by."""
-    if isinstance(error, grpc.aio.AbortError):
-        raise error  # has its status already
-    if (status := status_of(error)) is None:
-        log.error("%s failed", method, exc_info=error)
-        status = grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}".splitlines()[0]
-    await context.abort(*status)

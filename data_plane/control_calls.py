@@ -17,7 +17,9 @@ import grpc
 from ma.streaming.api.v1 import api_pb2
 from ma.streaming.key_generator.v1 import key_generator_pb2
 from trackside.data_plane.access import ANYBODY, CALLER, CALLER_METADATA, Forbidden, require, require_own
+from trackside.data_plane.limits import Limits
 from trackside.data_plane.peer import LogUnavailable
+from trackside.data_plane.refusals import Refusals
 from trackside.data_plane.worker import Worker
 from trackside.protos import internal_pb2, internal_pb2_grpc
 
@@ -51,8 +53,9 @@ Context = grpc.aio.ServicerContext[bytes, bytes]
 class ControlCalls:
     """The channel to the control plane. Runs on the gateway's loop."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Worker, refusals: Refusals) -> None:
         self._worker = worker
+        self._refusals = refusals
         self._channel = grpc.aio.insecure_channel(
             f"unix:{worker.spec.control_socket}",
             options=[
@@ -74,14 +77,15 @@ class ControlCalls:
     async def pass_through(self, method: str, request: bytes, context: Context) -> bytes:
         """One control call, as bytes, with its deadline; the answer's status and details are the control plane's."""
         if not await self._is_there(context.time_remaining()):
-            await context.abort(grpc.StatusCode.UNAVAILABLE, self._why())
+            await self._refusals.refuse(context, grpc.StatusCode.UNAVAILABLE, self._why())
         call = self._calls[method](request, timeout=context.time_remaining(), metadata=_metadata())
         try:
             answer: bytes = await call
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.PERMISSION_DENIED:
                 raise Forbidden(error.details()) from None
-            await context.abort(error.code(), error.details() or "", tuple(error.trailing_metadata() or ()))
+            trailers = tuple(error.trailing_metadata() or ())
+            await self._refusals.refuse(context, error.code(), error.details() or "", trailers)
         return answer
 
     async def look_up(self, connection: int) -> api_pb2.ConnectionDetails | None:
@@ -162,7 +166,8 @@ class Notifications:
     ``enabled`` is false without session management: then every stream ends at once, with OK.
     """
 
-    def __init__(self, *, enabled: bool = True) -> None:
+    def __init__(self, limits: Limits, *, enabled: bool = True) -> None:
+        self._limits = limits
         self._enabled = enabled
         self._joined = asyncio.Event()  # what starts or stops from now on is told here
         self._started: defaultdict[str, set[_Subscriber]] = defaultdict(set)
@@ -217,11 +222,8 @@ class Notifications:
             await context.send_initial_metadata(())
             while not subscriber.overrun.is_set():
                 await context.write(await subscriber.events.get())
-            await context.abort(
-                grpc.StatusCode.RESOURCE_EXHAUSTED,
-                f"notifications that wait for a subscriber = {SUBSCRIBER_EVENTS_MAX}, fixed: more were not read; subscribe "
-                "again and ask GetCurrentSessions",
-            )
+            asked = "more notifications were not read; subscribe again and ask GetCurrentSessions"
+            raise self._limits.reached("UnreadNotificationsMax", SUBSCRIBER_EVENTS_MAX, asked)
         finally:
             subscribers[data_source].discard(subscriber)
             if not subscribers[data_source]:

@@ -22,14 +22,16 @@ from trackside.data_plane.control_calls import PASSED_METHODS, ControlCalls, Not
 from trackside.data_plane.door import Door
 from trackside.data_plane.grpc_options import PENDING_OPTIONS, connections_max
 from trackside.data_plane.guard import Guard
-from trackside.data_plane.limits import ControlCallsOpen, LimitReached, OpenCalls, Refusals, address_of
+from trackside.data_plane.limits import ControlCallsOpen, LimitReached, Limits, OpenCalls, address_of
 from trackside.data_plane.packet_reader import PacketReader
 from trackside.data_plane.packet_writer import PacketWriter
 from trackside.data_plane.peer import Peer
 from trackside.data_plane.reflection import METHODS as REFLECTION_METHODS
 from trackside.data_plane.reflection import reflection_handler
 from trackside.data_plane.refreshed import Refreshed
+from trackside.data_plane.refusals import METHOD, OTHER_METHOD, Refusals
 from trackside.data_plane.routing import Routing
+from trackside.data_plane.tcp_connections import TcpConnections
 from trackside.data_plane.tls import Tls
 from trackside.data_plane.worker import Worker
 from trackside.protos import internal_pb2
@@ -64,16 +66,16 @@ class Gateway(grpc.GenericRpcHandler):
         self.peer = Peer(worker)
         counters = metrics.gateway_counters(worker.counters)
         routing = Routing(settings)
-        self._control = ControlCalls(worker)
-        self._notifications = Notifications(enabled=settings.integrate_session_management)
-        refusals = metrics.refusal_counters(worker.counters)
-        limits = Refusals(worker)
+        refusals = self._refusals = Refusals(worker.counters, worker.log)
+        limits = Limits(worker)
+        self._control = ControlCalls(worker, refusals)
+        self._notifications = Notifications(limits, enabled=settings.integrate_session_management)
         self._calls = OpenCalls(settings, limits)
         self._control_calls = ControlCallsOpen(settings, limits)
         self._open_calls = counters.open_calls
         door = Door(routing, self.peer, settings)
         self._writer = PacketWriter(self.peer, door, settings, counters, refusals, limits)
-        self._reader = PacketReader(self.peer, routing, settings, self._control.look_up, counters)
+        self._reader = PacketReader(self.peer, routing, settings, self._control.look_up, counters, refusals, limits)
         self._mirror = metrics.Mirror(worker.counters, metrics.READERS_STATISTICS)
         self._health = health.aio.HealthServicer()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -82,6 +84,8 @@ class Gateway(grpc.GenericRpcHandler):
         self._handlers = self._table()
         self._tls = Tls(worker)
         self._operator_files: list[Refreshed[Any]] = []
+        connections = connections_max(worker)
+        self._tcp_connections = TcpConnections(worker, connections)
         self._server = grpc.aio.server(
             options=[
                 ("grpc.so_reuseport", 1),
@@ -93,7 +97,7 @@ class Gateway(grpc.GenericRpcHandler):
                 ("grpc.http2.ping_timeout_ms", int(settings.keepalive_timeout_seconds * 1000)),
                 ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
                 ("grpc.keepalive_permit_without_calls", 1),
-                ("grpc.max_allowed_incoming_connections", connections_max(worker)),
+                ("grpc.max_allowed_incoming_connections", connections),
                 *PENDING_OPTIONS,
             ]
         )
@@ -119,11 +123,14 @@ class Gateway(grpc.GenericRpcHandler):
         if self.worker.spec.settings.reflection:
             table |= dict.fromkeys(REFLECTION_METHODS, (grpc.stream_stream_rpc_method_handler, reflection_handler()))
         guarded = self._guard.guarded
-        methods = {path: make(self._ended(guarded(path, handler))) for path, (make, handler) in table.items()}
-        return methods | _health_methods(self._health, self._ended)
+        methods = {path: make(self._ended(path, guarded(path, handler))) for path, (make, handler) in table.items()}
+        return methods | self._health_methods()
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Method | None:
-        return self._handlers.get(handler_call_details.method)
+        method = handler_call_details.method
+        if method not in self._handlers:  # grpc answers, and knows the peer
+            self._refusals.note(OTHER_METHOD, grpc.StatusCode.UNIMPLEMENTED, "", f"no method {method}")
+        return self._handlers.get(method)
 
     def _passed(self, method: str) -> Handler:
         async def call(request: bytes, context: Context) -> bytes:
@@ -133,33 +140,62 @@ class Gateway(grpc.GenericRpcHandler):
 
         return call
 
-    def _ended(self, handler: Handler) -> Handler:
-        """Keep the call's task, so that a drain can end it with a status; no message that we cannot read gets far, and
+    def _ended(self, path: str, handler: Handler) -> Handler:
+        """Say which method it is, for what may be refused. Keep the call's task, so that a drain can end it with a status; no message that we cannot read gets far, and
         no call that is one too many."""
 
+        name = path.rpartition("/")[2]
+
         async def call(request: Any, context: Context) -> Any:
+            METHOD.set(name)
             peer = address_of(context)
             try:
                 self._calls.enter(peer)
             except LimitReached as error:
-                await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
+                await self._refusals.refuse(context, grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
             task = cast("asyncio.Task[Any]", asyncio.current_task())
             self._tasks.add(task)
             try:
                 return await handler(request, context)
             except LimitReached as error:
-                await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
+                await self._refusals.refuse(context, grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
             except DecodeError as error:
-                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"request: not readable: {error}")
+                await self._refusals.refuse(context, grpc.StatusCode.INVALID_ARGUMENT, _unreadable(error))
             except asyncio.CancelledError:
                 if not self._draining:
                     raise
-                await context.abort(grpc.StatusCode.UNAVAILABLE, CLOSING, context.trailing_metadata() or ())
+                trailers = context.trailing_metadata() or ()
+                await self._refusals.refuse(context, grpc.StatusCode.UNAVAILABLE, CLOSING, trailers)
             finally:
                 self._tasks.discard(task)
                 self._calls.leave(peer)
 
         return call
+
+    def _health_methods(self) -> dict[str, Method]:
+        """Health as everybody knows it, but for requests that cannot be read: grpc would end them as UNKNOWN.
+
+        A Watch is counted as an open call; a Check is answered however many there are.
+        """
+
+        def parsed(path: str, behaviour: Handler) -> Handler:
+            async def call(data: bytes, context: Context) -> Any:
+                METHOD.set(path.rpartition("/")[2])
+                try:
+                    request = health_pb2.HealthCheckRequest.FromString(data)
+                except DecodeError as error:
+                    await self._refusals.refuse(context, grpc.StatusCode.INVALID_ARGUMENT, _unreadable(error))
+                return await behaviour(request, context)
+
+            return call
+
+        encode = health_pb2.HealthCheckResponse.SerializeToString
+        check, watch = "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"
+        watched = self._ended(watch, parsed(watch, self._health.Watch))
+        return {
+            check: grpc.unary_unary_rpc_method_handler(parsed(check, self._health.Check), None, encode),
+            watch: grpc.unary_stream_rpc_method_handler(watched, None, encode),
+        }
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -179,6 +215,7 @@ class Gateway(grpc.GenericRpcHandler):
             loop.create_task(self._control.follow(self._on_event, lambda: self._notifications.next_offset)),
             loop.create_task(self._control.report_reads(self._reader.connections_read, self._report_seconds())),
             loop.create_task(self._keep_health()),
+            loop.create_task(self._tcp_connections.keep_counting()),
         ]
         self.worker.become(WorkerState.READY)
         await _first_of(stopping.wait(), self.peer.failed, *background)
@@ -265,29 +302,8 @@ class Gateway(grpc.GenericRpcHandler):
         return {role for role, ready in states.items() if ready}
 
 
-def _health_methods(servicer: health.aio.HealthServicer, counted: Callable[[Handler], Handler]) -> dict[str, Method]:
-    """Health as everybody knows it, but for requests that cannot be read: grpc would end them as UNKNOWN.
-
-    A Watch is ``counted`` as an open call; a Check is answered however many there are.
-    """
-
-    def parsed(behaviour: Handler) -> Handler:
-        async def call(data: bytes, context: Context) -> Any:
-            try:
-                request = health_pb2.HealthCheckRequest.FromString(data)
-            except DecodeError as error:
-                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"request: not readable: {error}")
-            return await behaviour(request, context)
-
-        return call
-
-    encode = health_pb2.HealthCheckResponse.SerializeToString
-    return {
-        "/grpc.health.v1.Health/Check": grpc.unary_unary_rpc_method_handler(parsed(servicer.Check), None, encode),
-        "/grpc.health.v1.Health/Watch": grpc.unary_stream_rpc_method_handler(
-            counted(parsed(servicer.Watch)), None, encode
-        ),
-    }
+def _unreadable(error: DecodeError) -> str:
+    return f"request: not readable: {error}"
 
 
 async def _first_of(*awaitables: Awaitable[Any]) -> None:

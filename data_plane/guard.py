@@ -13,6 +13,7 @@ import grpc
 from trackside.data_plane import metrics
 from trackside.data_plane.access import CALLER, Caller, Forbidden, Unauthenticated, require
 from trackside.data_plane.refreshed import Refreshed
+from trackside.data_plane.refusals import end
 from trackside.data_plane.rights import EVERY, NEEDS
 from trackside.data_plane.tokens_file import Tokens, TokensFile, TokensNotUsable
 from trackside.data_plane.worker import Worker
@@ -96,7 +97,7 @@ class Guard:
         if now >= untold.quiet_until:
             self._worker.log("warn", "denied", reason=reason, method=method, peer=context.peer(), calls=untold.calls)
             untold.calls, untold.quiet_until = 0, now + QUIET_SECONDS
-        await context.abort(status, reason, context.trailing_metadata() or ())
+        await end(context, status, reason, context.trailing_metadata() or ())
 
     def _take(self, tokens: Tokens) -> None:
         """Calls of callers that are no more, or have other rights, end: they may call again and see."""

@@ -24,10 +24,7 @@ from trackside.data_plane import metrics
 from trackside.data_plane.spec import Settings
 from trackside.data_plane.worker import Worker
 
-__all__ = ["ControlCallsOpen", "LimitReached", "OpenCalls", "Rates", "Refusals", "address_of"]
-
-LOG_SECONDS = 10.0
-"""Refusals of one limit are logged at most once in this time: who runs into it does so often."""
+__all__ = ["ControlCallsOpen", "LimitReached", "Limits", "OpenCalls", "Rates", "address_of"]
 
 RATES_REMEMBERED = 10_000
 """Addresses whose rate is known; those that have been silent longest are forgotten first."""
@@ -47,35 +44,28 @@ def address_of(context: Context) -> str:
     return str(context.peer()).rpartition(":")[0]
 
 
-class Refusals:
-    """Counts what was refused, by limit, and logs it now and then."""
+class Limits:
+    """Counts what was refused, by limit. That it was refused is counted and logged by ``refusals.py``, as for any reason."""
 
-    def __init__(self, worker: Worker, clock: Callable[[], float] = time.monotonic) -> None:
-        self._worker = worker
-        self._clock = clock
+    def __init__(self, worker: Worker) -> None:
         self._counters = metrics.limit_counters(worker.counters)
-        self._unlogged: Counter[str] = Counter()
-        self._logged_at: dict[str, float] = {}
 
-    def refuse(self, limit: str, value: int, peer: str, asked: str) -> LimitReached:
-        """The error to raise. ``limit`` is a key of the configuration."""
-        self._counters[limit].add(1)
-        self._unlogged[limit] += 1
-        now = self._clock()
-        if now - self._logged_at.get(limit, -LOG_SECONDS) >= LOG_SECONDS:
-            self._logged_at[limit] = now
-            self._worker.log(
-                "warn", "refused", limit=limit, value=value, peer=peer, asked=asked, times=self._unlogged.pop(limit)
-            )
+    def reached(self, limit: str, value: int, asked: str) -> LimitReached:
+        """The error to raise. ``limit`` is one of ``metrics.LIMITS``."""
+        self.count(limit)
         return LimitReached(f"{limit} = {value}: {asked}")
+
+    def count(self, limit: str) -> None:
+        """For an error that names the limit already."""
+        self._counters[limit].add(1)
 
 
 class OpenCalls:
     """Calls that are open, by the address that they come from."""
 
-    def __init__(self, settings: Settings, refusals: Refusals) -> None:
+    def __init__(self, settings: Settings, limits: Limits) -> None:
         self._max, self._max_a_peer = settings.open_calls_max, settings.open_calls_per_peer
-        self._refusals = refusals
+        self._limits = limits
         self._by_peer: Counter[str] = Counter()
         self._open = 0
 
@@ -86,10 +76,10 @@ class OpenCalls:
         """One more call from ``peer``; wants one :meth:`leave`. Raises LimitReached, and then it is not open."""
         if self._open >= self._max:
             asked = f"so many calls are open on this gateway, and {peer} asked for one more; end some"
-            raise self._refusals.refuse("OpenCallsMax", self._max, peer, asked)
+            raise self._limits.reached("OpenCallsMax", self._max, asked)
         if self._by_peer[peer] >= self._max_a_peer:
             asked = f"so many calls from {peer} are open on this gateway, and it asked for one more; end some"
-            raise self._refusals.refuse("OpenCallsPerPeer", self._max_a_peer, peer, asked)
+            raise self._limits.reached("OpenCallsPerPeer", self._max_a_peer, asked)
         self._by_peer[peer] += 1
         self._open += 1
 
@@ -103,9 +93,9 @@ class OpenCalls:
 class ControlCallsOpen:
     """Control calls of this gateway that are with the control plane."""
 
-    def __init__(self, settings: Settings, refusals: Refusals) -> None:
+    def __init__(self, settings: Settings, limits: Limits) -> None:
         self._max = settings.control_calls_max
-        self._refusals = refusals
+        self._limits = limits
         self._open = 0
 
     @contextmanager
@@ -113,7 +103,7 @@ class ControlCallsOpen:
         """Raises LimitReached, and then it is not open."""
         if self._open >= self._max:
             asked = "so many control calls of this gateway are not answered yet; send fewer at a time"
-            raise self._refusals.refuse("ControlCallsMax", self._max, peer, asked)
+            raise self._limits.reached("ControlCallsMax", self._max, asked)
         self._open += 1
         try:
             yield
@@ -140,9 +130,9 @@ class _Rate:
 class Rates:
     """Request messages and their bytes by peer address. A message that comes too early waits its turn, within a bound."""
 
-    def __init__(self, settings: Settings, refusals: Refusals, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, settings: Settings, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
         self._messages, self._bytes = settings.messages_per_second_per_peer, settings.bytes_per_second_per_peer
-        self._refusals = refusals
+        self._limits = limits
         self._clock = clock
         self._peers: dict[str, tuple[_Rate, _Rate]] = {}  # silent longest first
 
@@ -165,10 +155,10 @@ class Rates:
             del self._peers[next(iter(self._peers))]
         if self._messages and messages.wait(now) > bound:
             asked = f"{peer} sends more messages; it may send the next in {messages.wait(now):.1f} s"
-            raise self._refusals.refuse("MessagesPerSecondPerPeer", self._messages, peer, asked)
+            raise self._limits.reached("MessagesPerSecondPerPeer", self._messages, asked)
         if self._bytes and bytes_.wait(now) > bound:
             asked = f"{peer} sends more bytes, now {size}; it may send them in {bytes_.wait(now):.1f} s"
-            raise self._refusals.refuse("BytesPerSecondPerPeer", self._bytes, peer, asked)
+            raise self._limits.reached("BytesPerSecondPerPeer", self._bytes, asked)
         wait = max(messages.wait(now) if self._messages else 0.0, bytes_.wait(now) if self._bytes else 0.0)
         if self._messages:
             messages.take(now, 1 / self._messages)

@@ -8,13 +8,14 @@ connection is in ``stream_metrics.py`` and ``reader_metrics.py``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from trackside.shm.counters import Counter, CounterTable, Histogram, Metric
 
 __all__ = [
     "ACCEPTED_TO_LOGGED",
+    "CONTROL_LIMITS",
     "DELIVERED",
     "ESSENTIALS_DELIVERED",
     "ESSENTIALS_READ",
@@ -24,6 +25,7 @@ __all__ = [
     "INFO_ROUTED",
     "INFO_ROUTED_BYTES",
     "LATENCY_BOUNDS_NS",
+    "LIMITED",
     "LIMITS",
     "LOGGED_TO_SENT",
     "METRICS",
@@ -34,7 +36,9 @@ __all__ = [
     "READER_STATISTICS",
     "RECEIVED",
     "RECEIVED_BYTES",
-    "REFUSALS",
+    "RECOVERED_INSTANCES",
+    "RECOVERED_PACKETS",
+    "REFUSED",
     "ROUTED",
     "ROUTED_BYTES",
     "WRITER_STATISTICS",
@@ -50,8 +54,6 @@ __all__ = [
     "latency",
     "limit_counters",
     "producer_counters",
-    "read_refusal_counters",
-    "refusal_counters",
 ]
 
 LATENCY_BOUNDS_NS = tuple(
@@ -145,6 +147,32 @@ REFERENCE = (
     ESSENTIALS_DELIVERED,
 )
 
+# --- the recovery ----------------------------------------------------------------------------------------------------
+
+RECOVERED_INSTANCES = _counter(
+    "trackside_recovered_instances_total",
+    "Servers before this one, dead or stopped, that had left accepted packets; the log says which.",
+)
+RECOVERED_PACKETS = _counter(
+    "trackside_recovered_packets_total",
+    "Packets that were logged for them at the start; the local log left out what it had.",
+)
+
+# --- refusals --------------------------------------------------------------------------------------------------------
+
+REFUSED = _counter(
+    "trackside_refused_total",
+    "Calls and request messages refused, by method and status; the log says why. Other than of clients only those of "
+    "the control plane's own socket.",
+    "method",
+    "status",
+)
+LIMITED = _counter(
+    "trackside_limited_total",
+    "Those of them that met a limit, by its key in the configuration, or by its name where it is fixed.",
+    "limit",
+)
+
 # --- gateways ------------------------------------------------------------------------------------------------------
 
 LOGGED_TO_SENT = Metric(
@@ -163,11 +191,15 @@ LIMITS = (
     "ControlCallsMax",
     "WaitingWritesMax",
     "WaitingWritesBytes",
+    "WriteWaitSeconds",
+    "FiltersMax",
+    "UnreadNotificationsMax",
 )
-"""Limits of a gateway whose refusals are counted, by their keys in the configuration."""
+"""Limits of a gateway: each refusal names its own, and is counted by it. The last two are fixed, the others are keys of
+the configuration."""
 
-REFUSALS = ("invalid_argument", "resource_exhausted", "unavailable")
-"""Why a request is refused, by status."""
+CONTROL_LIMITS = ("ConnectionsMax", "ConnectionsBytes", "MaxPacketBytes")
+"""The same of the control plane. ``ConnectionsBytes`` is fixed."""
 
 DENIALS = ("unauthenticated", "permission_denied")
 """Why a call is not even looked at, by status."""
@@ -176,19 +208,17 @@ GATEWAY = (
     _counter("trackside_gateway_messages_total", "Write requests accepted."),
     _counter("trackside_gateway_packets_total", "Packets accepted."),
     _counter("trackside_gateway_bytes_total", "Bytes of packets accepted."),
-    _counter("trackside_gateway_refused_total", "Write requests refused, by status.", "reason"),
-    _counter(
-        "trackside_gateway_limited_total",
-        "Calls and request messages refused because of a limit, by its key in the configuration.",
-        "limit",
-    ),
     _gauge("trackside_gateway_open_calls", "Calls that are open; look at OpenCallsMax."),
+    _gauge(
+        "trackside_gateway_tcp_connections",
+        "TCP connections of the public ports, every few seconds; look at TcpConnectionsMax. What gRPC closes beyond it "
+        "it tells nobody, so that is not counted.",
+    ),
     _counter(
         "trackside_gateway_denied_total",
         "Calls without a known token (unauthenticated), or without the right that they need (permission_denied).",
         "reason",
     ),
-    _counter("trackside_gateway_refused_reads_total", "Reads refused when they were opened, by status.", "reason"),
     _counter(
         "trackside_gateway_not_logged_total",
         "Writes that were accepted, and whose client wanted the log's word and did not get it in time.",
@@ -396,6 +426,8 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
     "gateway": (*GATEWAY, *READERS_STATISTICS.values()),
     "producer": (*PRODUCER, *PARK_STATISTICS.values(), *WRITER_STATISTICS.values()),
     "consumer": (*CONSUMER, *READER_STATISTICS.values()),
+    "refusals": (REFUSED, LIMITED),
+    "recovery": (RECOVERED_INSTANCES, RECOVERED_PACKETS),
     "connections": (EXPIRED,),
     "forwarder": FORWARDER,
 }
@@ -475,22 +507,9 @@ def gateway_counters(table: CounterTable) -> GatewayCounters:
     return GatewayCounters(*_counters(table, "gateway", GatewayCounters._fields))
 
 
-def refusal_counters(table: CounterTable) -> Mapping[str, Counter]:
-    """Of writes, by status of the refusal, all there from the start."""
-    metric = METRICS["trackside_gateway_refused_total"]
-    return {reason: table.counter(metric, reason=reason) for reason in REFUSALS}
-
-
-def read_refusal_counters(table: CounterTable) -> Mapping[str, Counter]:
-    """The same of reads."""
-    metric = METRICS["trackside_gateway_refused_reads_total"]
-    return {reason: table.counter(metric, reason=reason) for reason in REFUSALS}
-
-
-def limit_counters(table: CounterTable) -> Mapping[str, Counter]:
-    """What was refused, by limit."""
-    metric = METRICS["trackside_gateway_limited_total"]
-    return {limit: table.counter(metric, limit=limit) for limit in LIMITS}
+def limit_counters(table: CounterTable, limits: Sequence[str] = LIMITS) -> Mapping[str, Counter]:
+    """What was refused, by limit, all there from the start."""
+    return {limit: table.counter(LIMITED, limit=limit) for limit in limits}
 
 
 def denial_counters(table: CounterTable) -> Mapping[str, Counter]:

@@ -19,13 +19,15 @@ import msgspec
 
 from ma.streaming.api.v1 import api_pb2
 from trackside.data_plane.filtering import BadPattern, DataPacketFilter
+from trackside.data_plane.limits import Limits
 from trackside.data_plane.link import FilterSpec
 from trackside.data_plane.log import END, Partition
-from trackside.data_plane.metrics import LOGGED_TO_SENT, GatewayCounters, latency, read_refusal_counters
+from trackside.data_plane.metrics import LOGGED_TO_SENT, GatewayCounters, latency
 from trackside.data_plane.peer import LogUnavailable, Peer
 from trackside.data_plane.read_plan import NothingToRead, ReadPlan, Start
 from trackside.data_plane.reader_metrics import ReaderMetrics
 from trackside.data_plane.reading import FILTERS_MAX, RESPONSE_BYTES_MAX, Reader, Tally, WhenSlow
+from trackside.data_plane.refusals import Refusals
 from trackside.data_plane.routing import BadName, Routing
 from trackside.data_plane.slow_reads import BadChoice, end_slow, tell_skipped, watch, when_slow_of
 from trackside.data_plane.spec import Settings
@@ -48,10 +50,6 @@ class _BadRead(Exception):
     """The call names something that cannot be read. Becomes INVALID_ARGUMENT."""
 
 
-class _TooMuch(Exception):
-    """The call asks for more than this gateway can do at a time. Becomes RESOURCE_EXHAUSTED."""
-
-
 class _Read:
     """One call, from its first look-up on. What it holds is given back when it ends, however it ends."""
 
@@ -65,7 +63,14 @@ class _Read:
 
 class PacketReader:
     def __init__(
-        self, peer: Peer, routing: Routing, settings: Settings, look_up: LookUp, counters: GatewayCounters
+        self,
+        peer: Peer,
+        routing: Routing,
+        settings: Settings,
+        look_up: LookUp,
+        counters: GatewayCounters,
+        refusals: Refusals,
+        limits: Limits,
     ) -> None:
         self._peer = peer
         self._routing = routing
@@ -75,7 +80,8 @@ class PacketReader:
         self._count = counters
         counters.readers.set(0)  # those of a predecessor went with it
         table = peer.worker.counters
-        self._refusals = read_refusal_counters(table)
+        self._refusals = refusals
+        self._limits = limits
         self._latency = latency(table, LOGGED_TO_SENT)
         self._metrics = ReaderMetrics(table, settings.metrics_per_connection)
         self._by_connection: defaultdict[int, set[_Read]] = defaultdict(set)
@@ -133,7 +139,8 @@ class PacketReader:
         when_slow: WhenSlow | None = None,
     ) -> None:
         if not call.HasField("connection"):
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"{field}: missing; make one with NewConnection")
+            missing = f"{field}: missing; make one with NewConnection"
+            await self._refusals.refuse(context, grpc.StatusCode.INVALID_ARGUMENT, missing)
         read = _Read(call.connection.id)
         # Before the look-up: a connection that is closed after it was found ends this read, too.
         self._by_connection[read.connection].add(read)
@@ -152,17 +159,11 @@ class PacketReader:
             self._count.reads_left.add(1)
             raise asyncio.CancelledError from None
         except (_BadRead, BadChoice, BadName, NothingToRead) as error:
-            await self._refuse(grpc.StatusCode.INVALID_ARGUMENT, error, context)
-        except _TooMuch as error:
-            await self._refuse(grpc.StatusCode.RESOURCE_EXHAUSTED, error, context)
+            await self._refusals.refuse(context, grpc.StatusCode.INVALID_ARGUMENT, str(error))
         except LogUnavailable as error:
-            await self._refuse(grpc.StatusCode.UNAVAILABLE, error, context)
+            await self._refusals.refuse(context, grpc.StatusCode.UNAVAILABLE, str(error))
         finally:
             self._close(read)
-
-    async def _refuse(self, status: grpc.StatusCode, error: Exception, context: Context) -> None:
-        self._refusals[status.name.lower()].add(1)
-        await context.abort(status, str(error))
 
     async def _send(self, read: _Read, context: Context) -> None:
         """Responses as long as the reader lives: everything that is ready in one, without waiting, unless batching."""
@@ -236,11 +237,10 @@ class PacketReader:
         filter_spec: FilterSpec | None = None,
         group: str = "",
     ) -> Reader:
-        """Raises _TooMuch."""
+        """Raises LimitReached."""
         if filter_spec is not None and not self._peer.readers.takes(filter_spec):
-            raise _TooMuch(
-                f"different filters of a gateway = {FILTERS_MAX}, fixed: this is one more; share one, or end another read"
-            )
+            asked = "so many different filters are in use on this gateway; share one, or end another read"
+            raise self._limits.reached("FiltersMax", FILTERS_MAX, asked)
         read.reader = self._peer.readers.open(
             key=_key_of(details), filter_spec=filter_spec, tally_of=tally_of, group=group, when_slow=read.when_slow
         )

@@ -10,19 +10,19 @@ from __future__ import annotations
 import asyncio
 import time
 from bisect import bisect_left, bisect_right
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, NoReturn
 
 import grpc
 
 from trackside.data_plane.access import Forbidden
 from trackside.data_plane.door import BadRequest, Door, Parcels
-from trackside.data_plane.limits import LimitReached, Rates, Refusals, address_of
+from trackside.data_plane.limits import LimitReached, Limits, Rates, address_of
 from trackside.data_plane.link import Refused
 from trackside.data_plane.metrics import GatewayCounters
 from trackside.data_plane.peer import Accepted, LogUnavailable, Peer, ProducerProxy, RingFull, Stretch, TooManyWait
+from trackside.data_plane.refusals import Refusals, Trailers, end
 from trackside.data_plane.spec import Settings
-from trackside.shm.counters import Counter
 
 __all__ = ["ACCEPTED_TRAILER", "ACK_METADATA", "PacketWriter"]
 
@@ -48,6 +48,8 @@ class _NotLogged(Exception):
 
 REFUSED = (BadRequest, RingFull, LogUnavailable, LimitReached, _NotLogged)
 """How a request ends that is not simply OK."""
+
+NOT_LOGGED_TOLD_SECONDS = 10.0
 
 UNLOGGED_LOOK = 1000
 """Stretches that a call collects before it looks which of them the log has by now."""
@@ -107,10 +109,9 @@ class PacketWriter:
         door: Door,
         settings: Settings,
         counters: GatewayCounters,
-        refusals: Mapping[str, Counter],
-        limits: Refusals,
+        refusals: Refusals,
+        limits: Limits,
     ) -> None:
-        """``refusals`` has a counter for each of ``metrics.REFUSALS``."""
         self._peer = peer
         self._door = door
         self._settings = settings
@@ -118,6 +119,8 @@ class PacketWriter:
         self._refusals = refusals
         self._limits = limits
         self._rates = Rates(settings, limits)
+        self._not_logged_told = counters.not_logged.value  # a predecessor's are told
+        self._not_logged_told_at = float("-inf")
 
     async def write_data_packet(self, request: bytes, context: Context) -> bytes:
         return await self._unary(self._door.data_packet, request, context)
@@ -138,7 +141,7 @@ class PacketWriter:
         details, limit = self._door.details_of(request), self._settings.packets_per_message
         if len(details) > limit:
             asked = f"the message has {len(details)} packets; send it in parts"
-            raise self._limits.refuse("PacketsPerMessage", limit, address_of(context), asked)
+            raise self._limits.reached("PacketsPerMessage", limit, asked)
         return await self._door.data_packets_in_turns(details)
 
     async def _info_packet(self, request: bytes, _: Context) -> Parcels:
@@ -153,7 +156,7 @@ class PacketWriter:
                 unlogged.add(accepted)
                 await self._logged(_ends(accepted, {}), context, unlogged)
         except REFUSED as error:
-            await context.abort(self._status(error), str(error))
+            await self._end(error, context)
         return b""
 
     async def _stream(self, parse: ParseMessage, context: Context) -> bytes:
@@ -176,7 +179,7 @@ class PacketWriter:
             else:
                 await self._peer.wait_logged(last, self._bound(context))
         except REFUSED as error:
-            await context.abort(self._status(error), str(error), ((ACCEPTED_TRAILER, str(messages)),))
+            await self._end(error, context, ((ACCEPTED_TRAILER, str(messages)),))
         except (asyncio.CancelledError, Forbidden):
             # Forbidden, or the client has gone, or this gateway drains: then it is told how far it got.
             context.set_trailing_metadata(((ACCEPTED_TRAILER, str(messages)),))
@@ -200,7 +203,10 @@ class PacketWriter:
         try:
             return await self._peer.append(parcels, self._bound(context))
         except TooManyWait as error:
-            raise self._limits.refuse(error.limit, error.value, address_of(context), error.asked) from None
+            raise self._limits.reached(error.limit, error.value, error.asked) from None
+        except RingFull:
+            self._limits.count("WriteWaitSeconds")
+            raise
         finally:
             self._count.held_back.add(1)
             self._count.held_back_seconds.add(time.monotonic_ns() - begun)
@@ -231,18 +237,32 @@ class PacketWriter:
         bound = self._settings.write_wait_seconds
         return bound if remaining is None else max(0.0, min(bound, remaining - DEADLINE_RESERVE_SECONDS))
 
-    def _status(self, error: Exception) -> grpc.StatusCode:
-        """Status of a call that ends here. Counted as a refusal, unless the request was accepted all the same."""
-        status = grpc.StatusCode.UNAVAILABLE
-        if isinstance(error, BadRequest):
-            status = grpc.StatusCode.INVALID_ARGUMENT
-        elif isinstance(error, RingFull | LimitReached):
-            status = grpc.StatusCode.RESOURCE_EXHAUSTED
+    async def _end(self, error: Exception, context: Context, trailers: Trailers = ()) -> NoReturn:
+        """A refusal, unless the request was accepted all the same."""
         if isinstance(error, _NotLogged):
             self._count.not_logged.add(1)
-        else:
-            self._refusals[status.name.lower()].add(1)
-        return status
+            self._tell_not_logged(str(error), context)
+            await end(context, grpc.StatusCode.UNAVAILABLE, str(error), trailers)
+        await self._refusals.refuse(context, _status_of(error), str(error), trailers)
+
+    def _tell_not_logged(self, reason: str, context: Context) -> None:
+        """Now and then: while the log is away every write ends so."""
+        now = time.monotonic()
+        if now >= self._not_logged_told_at + NOT_LOGGED_TOLD_SECONDS:
+            self._not_logged_told_at = now
+            self._peer.worker.log(
+                "warn", "accepted, not logged in time", peer=context.peer(), reason=reason,
+                times=self._count.not_logged.value - self._not_logged_told,
+            )  # fmt: skip
+            self._not_logged_told = self._count.not_logged.value
+
+
+def _status_of(error: Exception) -> grpc.StatusCode:
+    if isinstance(error, BadRequest):
+        return grpc.StatusCode.INVALID_ARGUMENT
+    if isinstance(error, RingFull | LimitReached):
+        return grpc.StatusCode.RESOURCE_EXHAUSTED
+    return grpc.StatusCode.UNAVAILABLE
 
 
 def _ends(accepted: Accepted, ends: Ends) -> Ends:

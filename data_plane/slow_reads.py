@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 
 from trackside.data_plane.reading import Reader, WhenSlow
+from trackside.data_plane.refusals import end
 from trackside.data_plane.worker import Worker
 
 __all__ = ["SKIPPED_TRAILER", "WHEN_SLOW_METADATA", "BadChoice", "end_slow", "tell_skipped", "watch", "when_slow_of"]
@@ -70,8 +71,9 @@ async def end_slow(reader: Reader, worker: Worker, connection: int, context: Con
     """
     limit = f"ReaderBufferBytes = {reader.buffer_bytes}"
     worker.log("warn", "a slow read was ended", connection=connection, limit=limit)
-    await context.abort(
+    await end(
+        context,
         grpc.StatusCode.RESOURCE_EXHAUSTED,
-        f"too slow: more than {limit} bytes were not read in time; read faster, read less, or call with "
+        f"{limit}: more bytes were not read in time; read faster, read less, or call with "
         f"{WHEN_SLOW_METADATA}: catch-up or skip",
     )

@@ -748,10 +748,16 @@ TOLD = (
         "ConnectionsMax", "one more `NewConnection`", LIMITS, "ConnectionsMax = {value}: so many connections are open"
     ),
     Told(
-        "bytes of all connections",
+        "ConnectionsBytes",
         "one more `NewConnection`, where they name very many streams",
         LIMITS,
-        "bytes of all connections = {value}, fixed: ",
+        "ConnectionsBytes = {value}: ",
+    ),
+    Told(
+        "MaxPacketBytes",
+        "a session call, where the data source has very many streams",
+        LIMITS,
+        "MaxPacketBytes = {value}: the ",
     ),
     Told("MessagesPerSecondPerPeer", "messages, too fast", LIMITS, "MessagesPerSecondPerPeer = {value}: "),
     Told("BytesPerSecondPerPeer", "bytes, too fast", LIMITS, "BytesPerSecondPerPeer = {value}: "),
@@ -764,15 +770,13 @@ TOLD = (
         "WaitingWritesBytes = {value}: not accepted at once",
     ),
     Told("WriteWaitSeconds", "a write that finds no room", LIMITS, "WriteWaitSeconds = {value}: not accepted within"),
-    Told("ReaderBufferBytes", "to read, and does not", LIMITS, "too slow: more than ReaderBufferBytes = {value} bytes"),
+    Told("ReaderBufferBytes", "to read, and does not", LIMITS, "ReaderBufferBytes = {value}: more bytes were not read"),
+    Told("FiltersMax", "one more `ReadDataPackets`", LIMITS, "FiltersMax = {value}: so many different filters"),
     Told(
-        "different filters", "one more `ReadDataPackets`", LIMITS, "different filters of a gateway = {value}, fixed: "
-    ),
-    Told(
-        "notifications",
+        "UnreadNotificationsMax",
         "session notifications, and does not read them",
         LIMITS,
-        "notifications that wait for a subscriber = {value}, fixed: ",
+        "UnreadNotificationsMax = {value}: more notifications were not read",
     ),
     Told("no token", "anything, where tokens are asked for", "UNAUTHENTICATED", "authorization: missing, wanted one"),
     Told("two tokens", "anything", "UNAUTHENTICATED", "authorization: 2 of them, wanted one"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import tempfile
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from trackside.control_plane.clock import SYSTEM_CLOCK, Clock
 from trackside.control_plane.server import ControlPlane
 from trackside.data_plane.spec import Settings
 from trackside.protos import internal_pb2_grpc as internal
+from trackside.shm.counters import CounterTable, create_counters
 
 WAIT_SECONDS = 20
 """Bound of every wait in a test; none is expected to come near."""
@@ -67,6 +69,10 @@ def short_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
+def _ignore_line(level: str, event: str, **fields: object) -> None:
+    pass
+
+
 @contextlib.asynccontextmanager
 async def running(
     port: FakeLogPort | None = None,
@@ -83,7 +89,12 @@ async def running(
     with short_folder() if folder is None else contextlib.nullcontext(folder) as place:
         concluded = Settings(run_dir=str(place), data_dir=str(place / "data"), **settings)
         socket = str(place / f"control-{epoch}")
-        control_plane = ControlPlane(port, concluded, socket, epoch, clock=clock, on_state=states.append)
+        table = place / f"{epoch}-{uuid.uuid4().hex}.counters"
+        create_counters(table)
+        counters = CounterTable(table)
+        control_plane = ControlPlane(
+            port, concluded, socket, epoch, clock=clock, on_state=states.append, counters=counters, log=_ignore_line
+        )
         try:
             await control_plane.start()
             if ready:

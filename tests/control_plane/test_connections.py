@@ -209,7 +209,7 @@ def test_a_full_table_refuses_and_takes_again_after_a_close(tmp_path: Path, monk
     monkeypatch.setattr(connections, "TABLE_BYTES_MAX", 1000)
     table = ConnectionTable(tmp_path / "connections")
     ids = [table.open(b"x" * 100) for _ in range(8)]
-    with pytest.raises(TooMuch, match=told("bytes of all connections", 1000) + "8 are open"):
+    with pytest.raises(TooMuch, match=told("ConnectionsBytes", 1000) + "8 connections take"):
         table.open(b"x" * 100)
     table.close(ids[3])
     table.open(b"x" * 100)

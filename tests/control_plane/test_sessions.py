@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 
 import grpc
 import pytest
+from bad_input import told
 from control_plane_support import ManualClock, Running, refused, run, running, short_folder, until
 from fake_log_port import FakeLog, FakeLogPort
 
@@ -567,6 +568,17 @@ def test_a_bad_request_names_the_field(fields: dict[str, object], expected: str)
             assert code is grpc.StatusCode.INVALID_ARGUMENT
             assert text.startswith(expected) and "wanted" in text and len(text) < 400
             assert not server.port.appended
+
+    run(scenario())
+
+
+def test_a_data_source_of_too_many_streams_is_refused_by_the_limit() -> None:
+    async def scenario() -> None:
+        async with running(max_packet_bytes=1 << 10) as server:
+            for number in range(100):
+                server.port.log.append(Partition(f"Car.{number:0>40}", 0), b"")
+            code, text = await refused(create(server))
+            assert code is grpc.StatusCode.RESOURCE_EXHAUSTED and text.startswith(told("MaxPacketBytes", 1 << 10))
 
     run(scenario())
 

@@ -21,11 +21,13 @@ from trackside.data_plane import control_calls, formats_feed, metrics, packet_re
 from trackside.data_plane.control_calls import Notifications
 from trackside.data_plane.data_formats import event_definition
 from trackside.data_plane.door import BadRequest, Door
+from trackside.data_plane.limits import LimitReached, Limits
 from trackside.data_plane.link import FilterSpec
 from trackside.data_plane.log import END, LogState, Partition, Refusal, Watermarks
 from trackside.data_plane.packet_reader import PacketReader
 from trackside.data_plane.peer import Accepted, LogUnavailable, Parcel, TooManyWait
 from trackside.data_plane.reading import FILTERS_MAX, PlaceState, Reader
+from trackside.data_plane.refusals import Refusals
 from trackside.data_plane.routing import Routing
 from trackside.data_plane.spec import Settings
 from trackside.data_plane.worker import log_line
@@ -232,7 +234,10 @@ class Call:
         self._on_write()
         await asyncio.sleep(0)
 
-    async def abort(self, code: grpc.StatusCode, details: str) -> None:
+    def peer(self) -> str:
+        return "ipv4:10.0.0.7:1234"
+
+    async def abort(self, code: grpc.StatusCode, details: str, trailers: object) -> None:
         self.aborted = code, details
         raise Aborted
 
@@ -249,7 +254,9 @@ def handler(bench: Bench, on_look_up: Callable[[], None] = lambda: None, **detai
         return api_pb2.ConnectionDetails(**{"data_source": "Car", **details})
 
     counters = metrics.gateway_counters(bench.peer.worker.counters)
-    return PacketReader(bench.peer, Routing(settings), settings, look_up, counters)
+    worker = bench.peer.worker
+    refusals = Refusals(worker.counters, worker.log)
+    return PacketReader(bench.peer, Routing(settings), settings, look_up, counters, refusals, Limits(worker))
 
 
 async def run_beside(bench: Bench, call: Coroutine[object, object, None]) -> None:
@@ -300,10 +307,9 @@ def test_one_filter_too_many_is_refused_by_name(bench: Bench, monkeypatch: pytes
     wanted = api_pb2.DataPacketRequest(connection=api_pb2.Connection(id=5), include_events=["Pit"])
     request = api_pb2.ReadDataPacketsRequest(request=wanted).SerializeToString()
     call = Call()
-    with pytest.raises(Aborted):
+    with pytest.raises(LimitReached) as reached:
         asyncio.run(run_beside(bench, handler(bench, streams=["s"]).read_data_packets(request, call)))
-    assert call.aborted is not None and call.aborted[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert str(call.aborted[1]).startswith(told("different filters", 0))
+    assert str(reached.value).startswith(told("FiltersMax", 0))
 
 
 @pytest.mark.fact("R1", "R12")
@@ -634,11 +640,21 @@ class Subscribed:
         self.told.append(reply)
 
 
+class NamedLimits(Limits):
+    """Counts nowhere."""
+
+    def __init__(self) -> None:
+        pass
+
+    def count(self, limit: str) -> None:
+        assert limit in metrics.LIMITS
+
+
 def test_headers_mean_that_no_session_is_missed_from_here_on() -> None:
     """None before the control plane has said from which offset on it tells what happens, also not while it reads."""
 
     async def subscribe() -> None:
-        notifications, context = Notifications(), Subscribed()
+        notifications, context = Notifications(NamedLimits()), Subscribed()
         call = asyncio.ensure_future(notifications.starts(SUBSCRIBE, context))
         for offset in (-1, -1, 7):
             await asyncio.sleep(0)
@@ -664,26 +680,22 @@ def test_a_subscriber_that_does_not_read_is_told_how_much_waits(monkeypatch: pyt
             for _ in range(3):
                 notifications.on_started(started)
 
-        async def abort(self, code: grpc.StatusCode, details: str) -> None:
-            assert code is grpc.StatusCode.RESOURCE_EXHAUSTED and details.startswith(told("notifications", 2))
-            raise Aborted
-
     async def subscribe() -> None:
         call = asyncio.ensure_future(notifications.starts(SUBSCRIBE, Slow()))
         notifications.on_snapshot(internal_pb2.Snapshot(session_offset=7))
         await asyncio.sleep(0)
         notifications.on_started(started)
-        with pytest.raises(Aborted):
+        with pytest.raises(LimitReached, match=told("UnreadNotificationsMax", 2)):
             await asyncio.wait_for(call, 30)
 
-    notifications = Notifications()
+    notifications = Notifications(NamedLimits())
     asyncio.run(subscribe())
 
 
 def test_without_session_management_the_streams_end_at_once() -> None:
     async def subscribe() -> None:
         context = Subscribed()
-        await Notifications(enabled=False).stops(SUBSCRIBE, context)
+        await Notifications(NamedLimits(), enabled=False).stops(SUBSCRIBE, context)
         assert not context.told
 
     asyncio.run(subscribe())
@@ -695,7 +707,7 @@ def test_a_subscriber_that_goes_at_once_leaves_nothing_behind() -> None:
         async def send_initial_metadata(self, _: object) -> None:
             raise asyncio.CancelledError
 
-    notifications = Notifications()
+    notifications = Notifications(NamedLimits())
     notifications.on_snapshot(internal_pb2.Snapshot(session_offset=0))
 
     async def subscribe() -> None:

@@ -53,7 +53,7 @@ def client_from(server: Server, address: str) -> Iterator[Client]:
 def limited(server: Server, limit: str) -> int:
     """Sum over all gateways."""
     rows = [row for name in server.names("gateway") for row in read_counters(Path(server.slot(name)["counters"]))]
-    name = "trackside_gateway_limited_total"
+    name = "trackside_limited_total"
     return sum(value for found, labels, value in rows if found == name and labels == {"limit": limit})
 
 
@@ -89,7 +89,7 @@ def test_one_peer_may_hold_so_many_calls_and_leaves_the_rest_to_others(shared_se
             other.write(source, Packet(id=2))
             assert len(other.read(connection, 2)) == 2
         assert limited(server, "OpenCallsPerPeer") == before + 1
-        assert 'refused limit="OpenCallsPerPeer"' in server.log_text()
+        assert f'reason="OpenCallsPerPeer = {CALLS_PER_PEER}: ' in server.log_text()
         calls.pop().cancel()
 
         def has_room() -> bool:

@@ -154,7 +154,7 @@ def test_sessions_and_formats_are_counted_at_once(shared_server: Server, client:
 
 
 def test_refusals_are_counted_by_reason(shared_server: Server, client: Client) -> None:
-    name, reason = "trackside_gateway_refused_total", {"reason": "invalid_argument"}
+    name, reason = "trackside_refused_total", {"method": "WriteDataPacket", "status": "invalid_argument"}
 
     def refused() -> float:
         samples = Scrape(shared_server).samples

@@ -127,7 +127,9 @@ def test_a_topic_with_its_share_stops_itself_alone(
     shared_server: Server, client: Client, source: str, stopped_producers: Callable[[], None]
 ) -> None:
     """Refused with advice before the client's deadline, leaving nothing behind; other topics are let in meanwhile."""
-    refused_before = counter(shared_server, "trackside_gateway_refused_total", reason="resource_exhausted")
+    refused_before = counter(
+        shared_server, "trackside_refused_total", method="WriteDataPacket", status="resource_exhausted"
+    )
     writer = Writer(client, source, 512 * KIB)
     error = writer.fill("s")
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -156,7 +158,10 @@ def test_a_topic_with_its_share_stops_itself_alone(
     assert there == sorted(there)
     assert set(writer.accepted) | set(late) <= set(there) <= {*writer.accepted, *late, *writer.unknown}
     assert set(other.accepted) <= set(numbers_of(client, source, 1, streams=["t"], exclude_main_stream=True))
-    refused = counter(shared_server, "trackside_gateway_refused_total", reason="resource_exhausted") - refused_before
+    refused = (
+        counter(shared_server, "trackside_refused_total", method="WriteDataPacket", status="resource_exhausted")
+        - refused_before
+    )
     assert len(writer.refused) <= refused <= len(writer.refused) + len(writer.unknown + other.unknown)
 
 
