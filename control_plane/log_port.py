@@ -6,7 +6,7 @@ consumers; the unit tests back it by a list in memory.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from trackside.data_plane.log import LogState, Partition, Watermarks
@@ -79,9 +79,12 @@ class LogPort(Protocol):
     async def topics_now(self, data_source: str, timeout: float) -> Mapping[str, int]:
         """The same with every topic that exists at the call. It costs the log a question. Raises LogAway."""
 
-    async def wait_logged_so_far(self, data_source: str, timeout: float) -> bool:
-        """Wait until everything that any peer had published for the producer of ``data_source`` when this was
-        called is logged. False when the bound passed first."""
+    async def wait_logged_so_far(
+        self, data_source: str, own_topics: Callable[[list[str]], list[str]], timeout: float
+    ) -> list[str]:
+        """Wait until everything that any peer had published for the producer of ``data_source`` when this was called is
+        logged; of what is parked, ``own_topics`` says which concern the caller. Returns what the log lacks when the bound
+        passed first: the topics that are parked still, or what the rings lead to."""
 
     def follow(self, partition: Partition, offset: int) -> AsyncGenerator[LoggedRun, None]:
         """Everything in ``partition`` from ``offset`` on, for ever, in offset order, each entry once, whatever dies

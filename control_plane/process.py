@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 
 import uvloop
 
@@ -33,6 +33,9 @@ __all__ = ["LinkedLog", "run"]
 
 LOOK_SECONDS = 0.005
 """How often other peers' rings are looked at while their commit is waited for: nobody rings us for theirs."""
+
+PARKS_LOOK_SECONDS = 0.05
+"""How often the news of parks is looked at: it comes some times a second while there are any."""
 
 
 class LinkedLog:
@@ -104,16 +107,22 @@ class LinkedLog:
             consumer = self._peer.consumer_of(data_source)
             raise LogAway(consumer.log_state().reason or f"{consumer.name} did not answer in {timeout:g} s") from None
 
-    async def wait_logged_so_far(self, data_source: str, timeout: float) -> bool:
-        rings = self._down_rings[self._peer.producer_of(data_source).name]
-        wanted = [(ring, ring.publish_position) for ring in rings]
+    async def wait_logged_so_far(
+        self, data_source: str, own_topics: Callable[[list[str]], list[str]], timeout: float
+    ) -> list[str]:
+        producer = self._peer.producer_of(data_source)
+        wanted = [(ring, ring.publish_position) for ring in self._down_rings[producer.name]]
+        parked: list[str] = []
         try:
             async with asyncio.timeout(timeout):
                 while not all(ring.commit_position >= position for ring, position in wanted):
                     await asyncio.sleep(LOOK_SECONDS)
+                self._peer.take_news()  # of parks, which were told before that commit
+                while parked := own_topics(producer.parked_topics()):
+                    await asyncio.sleep(PARKS_LOOK_SECONDS)
         except TimeoutError:
-            return False
-        return True
+            return parked or [f"the rings to {producer.name}"]
+        return []
 
     async def follow(self, partition: Partition, offset: int) -> AsyncGenerator[LoggedRun, None]:
         """Bounded by how fast the fold takes it: frames wait in memory only while the partition is behind its end."""

@@ -46,6 +46,7 @@ from trackside.control_plane.stream_packets import StreamPackets
 from trackside.data_plane.log import Partition
 from trackside.data_plane.routing import Routing
 from trackside.data_plane.spec import Settings
+from trackside.data_plane.worker import log_line
 
 __all__ = ["CHANGE_SECONDS", "Change", "SessionChanges", "rebased"]
 
@@ -224,14 +225,23 @@ class SessionChanges:
         return self._folded_record(key)
 
     async def _end_offsets(self, record: SessionRecord) -> dict[Partition, int]:
-        """Offsets behind everything that was accepted for the data source when this was called."""
-        if not await self._port.wait_logged_so_far(record.data_source, CHANGE_SECONDS):
-            log.warning(
-                "session %s: after %g s the log does not have all that was accepted for %s; its end offsets do not "
-                "cover the rest",
-                record.key,
-                CHANGE_SECONDS,
-                record.data_source,
+        """Offsets behind everything that was accepted for the data source when this was called, as far as the log takes it
+        within the bound."""
+
+        def own_topics(topics: list[str]) -> list[str]:
+            own = {partition.topic for partition in self._partitions_of(record.data_source, topics)}
+            return sorted(own.intersection(topics))
+
+        missing = await self._port.wait_logged_so_far(record.data_source, own_topics, CHANGE_SECONDS)
+        if missing:
+            log_line(
+                "warn",
+                "control-plane",
+                "the end offsets of a session do not cover all that was accepted",
+                session=record.key,
+                data_source=record.data_source,
+                waited_seconds=CHANGE_SECONDS,
+                missing=", ".join(missing),
             )
         return await self._offsets_now(record.data_source)
 

@@ -256,6 +256,10 @@ class ProducerProxy(_LinkProxy):
         parks = self._parks.get(topic)
         return parks is not None and parks[0] < end <= parks[1]
 
+    def parked_topics(self) -> list[str]:
+        """Of whomever: topics that the log does not have all of."""
+        return list(self._parks)
+
     def has_parks(self) -> bool:
         return bool(self._parks)
 

@@ -61,7 +61,7 @@ class FakeLogPort:
 
     ``away``: why the log is away; "" when it is not. ``mute``: the log answers nothing, though nobody knows yet.
     ``holding``: what is appended is accepted, but reaches the log at :meth:`release`. ``blind``: followers see nothing
-    new. ``parked``: some of what was accepted does not reach the log within any bound. ``stale_topics``: the topics that
+    new. ``parked``: topics of which some packets do not reach the log within any bound. ``stale_topics``: the topics that
     were seen last, in place of those that there are. ``echoes``: how often each own entry stands in the log.
     ``before_own``: called right before an own entry reaches the log, as another server's append that came first;
     ``after_own`` right after it.
@@ -73,7 +73,7 @@ class FakeLogPort:
         self.mute = False
         self.holding = False
         self.blind = False
-        self.parked = False
+        self.parked: list[str] = []
         self.stale_topics: dict[str, int] | None = None
         self.echoes = 1
         self.before_own: Callable[[Append], None] = lambda _: None
@@ -118,11 +118,14 @@ class FakeLogPort:
         await self._answer("topics now", timeout)
         return {topic: number + 1 for topic, number in sorted(self.log.partitions)}
 
-    async def wait_logged_so_far(self, data_source: str, timeout: float) -> bool:
+    async def wait_logged_so_far(
+        self, data_source: str, own_topics: Callable[[list[str]], list[str]], timeout: float
+    ) -> list[str]:
         self.asked.append(f"logged {data_source}")
-        while self._accepted and not self.parked:
+        parked = own_topics(self.parked)
+        while self._accepted and not parked:
             await self.log.wait_changed()
-        return not self.parked
+        return parked
 
     async def follow(self, partition: Partition, offset: int) -> AsyncGenerator[LoggedRun, None]:
         generation = self.log.generation
