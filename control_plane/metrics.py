@@ -314,7 +314,7 @@ def families(server: Server, population: Population, data_dir: str) -> list[Fami
     """Everything as of ``server``, a snapshot with counters. Blocks for some milliseconds: file systems, /proc."""
     return [
         *_control(population),
-        *_counters(server.processes),
+        *_counters([*server.processes, *server.ended]),
         *_server(server, data_dir),
         *_processes(server.processes),
         *_rings(server.rings),

@@ -334,18 +334,8 @@ class Supervisor:
 
     def _describe(self, reason: str) -> None:
         """server.json, whenever something in it changed."""
-        processes = [
-            {
-                "name": worker.name,
-                "role": worker.slot.role,
-                "pid": worker.pid,
-                "cores": worker.slot.cores,
-                "liveness": worker.slot.liveness,
-                "counters": worker.slot.counters,
-            }
-            for worker in self.workers.values()
-            if worker.slot.role != "recovery" or worker.running
-        ]
+        shown = [worker for worker in self.workers.values() if worker.slot.role != "recovery" or worker.running]
+        ended = [worker for worker in self.workers.values() if worker not in shown and worker.liveness.epoch]
         server: dict[str, object] = {
             "instance": self.run_directory.instance.name,
             "pid": os.getpid(),
@@ -355,7 +345,8 @@ class Supervisor:
             "key_port": self._ports[1].port,
             "status_port": self._status_port.port,
             "log": log_name(self.settings),
-            "processes": processes,
+            "processes": [_process_entry(worker) for worker in shown],
+            "ended": [_process_entry(worker) for worker in ended],
             "links": [
                 {"peer": link.peer, "worker": link.worker, "down": link.down, "up": link.up} for link in self.links
             ],
@@ -488,6 +479,18 @@ def _check_data_directory(path: Path) -> None:
         raise CommandFailed(ExitCode.CONFIGURATION, str(error)) from None
     except OSError as error:
         raise CommandFailed(ExitCode.CANNOT_CREATE, f"data directory {path}: {error.strerror}") from None
+
+
+def _process_entry(worker: WorkerHandle) -> dict[str, object]:
+    """A process in server.json."""
+    return {
+        "name": worker.name,
+        "role": worker.slot.role,
+        "pid": worker.pid,
+        "cores": worker.slot.cores,
+        "liveness": worker.slot.liveness,
+        "counters": worker.slot.counters,
+    }
 
 
 def _running(workers: Iterable[WorkerHandle]) -> Iterator[WorkerHandle]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from trackside.control_plane.exit_codes import CommandFailed, ExitCode
+from trackside.control_plane.troubles import troubles_of
 from trackside.shm.observe import Flow, NothingToObserve, Process, Ring, Server, flows, observe
 
 if TYPE_CHECKING:
@@ -119,6 +120,8 @@ def document(server: Server, flow: Flow, usage: Usages) -> dict[str, Any]:
     shown = server._asdict()
     shown["processes"] = [_process_document(process, flow, usage) for process in server.processes]
     shown["rings"] = [_ring_document(ring, flow) for ring in server.rings]
+    shown["ended"] = [process._asdict() for process in server.ended]
+    shown["troubles"] = troubles_of(server, flow).document()
     shown["rates_over_seconds"] = flow.seconds
     return shown
 
@@ -152,6 +155,7 @@ def render(server: Server, flow: Flow, usage: Usages) -> RenderableType:
         Text(_headline(server, usage)),
         Text(_flow_line(server, flow, usage)),
         *(Text(_link_line(process, flow)) for process in server.processes if process.role == "forwarder"),
+        *(Text(line, style="yellow") for line in troubles_of(server, flow).lines()),
         _process_table(server, flow, usage),
         _ring_table(server, flow),
     )

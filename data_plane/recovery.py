@@ -112,6 +112,8 @@ def run(worker: Worker) -> None:
             if worker.stopping:
                 return
             worker.log("info", "recovered", instance=instance.name, packets=packets)
+            worker.counters.counter(metrics.RECOVERED_INSTANCES).add(1)
+            worker.counters.counter(metrics.RECOVERED_PACKETS).add(packets)
             shutil.rmtree(instance)
     finally:
         log.close(timeout_seconds=1.0)

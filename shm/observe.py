@@ -13,10 +13,12 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from trackside.shm.counters import read_counters
+from trackside.shm.counters import BUCKET, read_counters
 from trackside.shm.liveness import Liveness
 from trackside.shm.ring import RingView
 from trackside.shm.segment import SegmentError
@@ -98,7 +100,10 @@ class Ring(NamedTuple):
 
 
 class Server(NamedTuple):
-    """All of one server. ``state`` is what the supervisor said last, or "DEAD" when it is gone without having stopped."""
+    """All of one server. ``state`` is what the supervisor said last, or "DEAD" when it is gone without having stopped.
+
+    ``ended`` are processes that had one thing to do and have done it: nobody misses them, but what they counted counts.
+    """
 
     taken_ns: int
     run_dir: str
@@ -113,6 +118,7 @@ class Server(NamedTuple):
     processes: list[Process]
     rings: list[Ring]
     status_port: int = 0
+    ended: tuple[Process, ...] = ()
 
     def process(self, name: str) -> Process | None:
         return next((process for process in self.processes if process.name == name), None)
@@ -121,7 +127,8 @@ class Server(NamedTuple):
 class Flow(NamedTuple):
     """What happened between two snapshots, by name of process or ring. Rates are per second.
 
-    ``busy`` is the share of time that a process worked, for those that account for it.
+    ``busy`` is the share of time that a process worked, for those that account for it. ``counters`` are by metric, over
+    all its labels.
     """
 
     seconds: float
@@ -146,8 +153,8 @@ def flows(before: Server, after: Server) -> Flow:
     flow = Flow(seconds, {}, {}, {}, {})
     if seconds <= 0 or before.instance != after.instance:
         return flow
-    old_processes = {process.name: process for process in before.processes}
-    for process in after.processes:
+    old_processes = {process.name: process for process in (*before.processes, *before.ended)}
+    for process in (*after.processes, *after.ended):
         old = old_processes.get(process.name)
         if old is not None:
             _add_process(flow, old, process)
@@ -204,6 +211,7 @@ def _server(run_dir: str, described: dict[str, Any], counters: bool) -> Server:
         processes=processes,
         rings=rings,
         status_port=int(described.get("status_port", 0)),
+        ended=tuple(_process(entry, counters) for entry in described.get("ended", ())),
     )
 
 
@@ -288,7 +296,15 @@ def _add_process(flow: Flow, old: Process, new: Process) -> None:
     worked, rested = new.work_ns - old.work_ns, new.idle_ns - old.idle_ns
     if old.epoch == new.epoch and new.alive and worked >= 0 and rested >= 0 and worked + rested > 0:
         flow.busy[new.name] = worked / (worked + rested)
-    totals = {row.name: row.value for row in old.counters if not row.labels}
-    for row in new.counters:
-        if not row.labels and row.name in totals:
-            flow.counters[new.name, row.name] = (row.value - totals[row.name]) / flow.seconds
+    totals = _totals(old)
+    for name, total in _totals(new).items():
+        flow.counters[new.name, name] = (total - totals.get(name, 0)) / flow.seconds
+
+
+def _totals(process: Process) -> Mapping[str, int]:
+    """By metric, over its labels; a histogram has no such total."""
+    totals: Counter[str] = Counter()
+    for row in process.counters:
+        if BUCKET not in row.labels:
+            totals[row.name] += row.value
+    return totals

@@ -13,7 +13,9 @@ from server import Server, wait_until
 
 from trackside.control_plane import top
 from trackside.control_plane.exit_codes import CommandFailed, ExitCode
-from trackside.shm.observe import observe
+from trackside.control_plane.troubles import COUNTED, PARKED_AGE, PARKED_BYTES, PARKED_TOPICS, troubles_of
+from trackside.data_plane.metrics import METRICS, PARK_STATISTICS
+from trackside.shm.observe import flows, observe
 
 
 @pytest.fixture
@@ -58,6 +60,57 @@ def test_a_document_for_programs(directory: FakeRunDirectory, capsys: pytest.Cap
     ]
     assert (down["name"], down["used_bytes"], down["packets"]) == ("gateway-0>producer-0", 192, 10)
     assert down["packets_per_second"] == 0.0 and down["oldest_age_ns"] > 0
+
+
+def test_what_went_wrong_is_shown_where_anything_did(
+    directory: FakeRunDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Totals of all processes, of those that have ended, too; nothing of what is 0."""
+    assert "refused" not in shown(directory.path, capsys)
+    directory.count("gateway-0", "trackside_refused_total", 4, method="ReadPackets", status="unavailable")
+    directory.count("gateway-0", "trackside_refused_total", 3, method="WriteDataPacket", status="invalid_argument")
+    directory.count("gateway-0", "trackside_limited_total", 2, limit="OpenCallsMax")
+    directory.count("gateway-0", "trackside_gateway_denied_total", 5, reason="unauthenticated")
+    directory.count("gateway-0", "trackside_gateway_skipped_total", 1000)
+    directory.count("producer-0", "trackside_producer_refused_total", 6)
+    directory.count("producer-0", "trackside_log_dead_letters_given_up_total", 1)
+    directory.count("producer-0", "trackside_producer_quarantined_total", 7)
+    directory.count("producer-0", "trackside_producer_parked_topics", 2)
+    directory.count("producer-0", "trackside_producer_parked_bytes", 3 << 20)
+    directory.count("producer-0", "trackside_producer_parked_age_seconds", 12_400_000_000)
+    directory.count("producer-0", "trackside_recovered_packets_total", 90)
+    text = shown(directory.path, capsys)
+    lines = [line for line in text.splitlines() if "refused 7" in line or "recovered" in line]
+    assert len(lines) == 2 and max(map(len, lines)) <= 100
+    assert " | ".join(line.strip() for line in lines) == (
+        "parked now 2 topics, 3.0 MiB, oldest 12 s | refused 7 | limited 2 | denied 5 | dead letters 6 | "
+        "dead letters given up 1 | quarantined 7 | skipped 1000 | recovered packets 90"
+    )
+    troubles = document(directory.path, capsys)["troubles"]
+    assert troubles["totals"]["refused"] == {"total": 7, "per_second": 0.0}
+    assert troubles["totals"]["ended_slow"]["total"] == 0
+    assert troubles["parked_now"] == {"topics": 2, "bytes": 3 << 20, "age_ns": 12_400_000_000}
+
+
+def test_troubles_have_rates_and_the_ended_count(directory: FakeRunDirectory) -> None:
+    directory.describe(processes=directory.described["processes"][:1], ended=directory.described["processes"][1:])
+    directory.count("gateway-0", "trackside_refused_total", 4, method="ReadPackets", status="unavailable")
+    before = observe(directory.path)
+    directory.count("gateway-0", "trackside_refused_total", 14, method="ReadPackets", status="unavailable")
+    directory.count("gateway-0", "trackside_refused_total", 10, method="WriteDataPacket", status="unavailable")
+    directory.count("producer-0", "trackside_recovered_packets_total", 90)
+    after = observe(directory.path)._replace(taken_ns=before.taken_ns + 2_000_000_000)
+    found = troubles_of(after, flows(before, after))
+    assert found.totals["refused"] == (24, 10.0) and found.totals["recovered_packets"].total == 90
+    assert found.lines() == ["refused 24 (10/s) | recovered packets 90 (45/s)"]
+    assert troubles_of(after, flows(after, after)).totals["refused"] == (24, None)
+    assert [process.name for process in after.processes] == ["gateway-0"]
+
+
+def test_the_names_are_those_of_metrics() -> None:
+    known = METRICS.keys() | {metric.name for metric in PARK_STATISTICS.values()}
+    assert {metric for metrics in COUNTED.values() for metric in metrics} <= known
+    assert {PARKED_TOPICS, PARKED_BYTES, PARKED_AGE} <= known
 
 
 def test_brackets_in_last_words_are_text(directory: FakeRunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
