@@ -38,6 +38,12 @@ FILES_OF_A_PROCESS = 600
 PROCESS_BYTES = 120 * MIB
 """What a process of the server takes when it works: measured 60 to 110 MiB."""
 
+THREADS_OF_A_PROCESS = 40
+"""Measured 9 to 14 on two cores; gRPC has more of them where there are more cores."""
+
+COMMITTED_BYTES = 500 * MIB
+"""What a process asks for and mostly never touches, stacks of threads among it: measured 270 to 480 MiB."""
+
 DISK_BYTES_MIN = 1024 * MIB
 HOURS_MIN = 12.0
 DAY_SECONDS = 86_400.0
@@ -140,7 +146,12 @@ def check_shared_memory(case: Case) -> Iterator[Finding]:
         )
     needed, free = case.topology.shared_bytes(), case.machine.free_bytes(case.run_dir)
     if case.running:
-        yield Finding("ok", "shared memory", f"in use by this server; {_size(free)} more are free")
+        text = f"in use by this server; {_size(free)} more are free, a take-over or a restart after a crash needs"
+        if free < needed:
+            advice = "enlarge that tmpfs: beside what is in use a second instance of the same shape must find room"
+            yield Finding("warn", "shared memory", f"{text} {_size(needed)}", advice)
+        else:
+            yield Finding("ok", "shared memory", f"{text} {_size(needed)}")
     elif free < needed:
         yield Finding(
             "fail",
@@ -156,14 +167,25 @@ def check_shared_memory(case: Case) -> Iterator[Finding]:
 
 
 def _check_waiting(case: Case) -> Iterator[Finding]:
-    """Accepted packets of a server that died: the next start logs them."""
-    instances = case.run_dir / "instances"
-    if case.running or not instances.is_dir():
+    """Accepted packets of a server that died, or could not log them when it was stopped: the next start logs them."""
+    if case.running:
         return
-    waiting = [folder.name for folder in sorted(instances.iterdir()) if folder.is_dir() and holds_packets(folder)]
-    if waiting:
-        text = f"packets of {len(waiting)} dead instances wait in {instances}: the next start logs them"
+    if waiting := _with_packets(case.run_dir / "instances"):
+        text = f"packets of {waiting} dead instances wait in {case.run_dir / 'instances'}: the next start logs them"
         yield Finding("warn", "recovery", text, "start the server before this machine is switched off")
+    if waiting := _with_packets(case.data_dir / "unlogged"):
+        text = f"packets of {waiting} stopped instances wait in {case.data_dir / 'unlogged'}: the next start logs them"
+        yield Finding(
+            "warn", "recovery", text, "start the server when its log can be reached, before any other writes there"
+        )
+
+
+def _with_packets(folder: Path) -> int:
+    """How many instances in ``folder`` have something to recover."""
+    try:
+        return sum(instance.is_dir() and holds_packets(instance) for instance in folder.iterdir())
+    except OSError:  # none was made, or others may not look: another check says that
+        return 0
 
 
 def check_open_files(case: Case) -> Iterator[Finding]:
@@ -174,6 +196,28 @@ def check_open_files(case: Case) -> Iterator[Finding]:
         yield Finding("warn", "open files", text, "ulimit -n 65536, or LimitNOFILE=65536 in the unit")
     else:
         yield Finding("ok", "open files", text)
+
+
+def check_threads(case: Case) -> Iterator[Finding]:
+    """The kernel counts threads: of the user (ulimit -u), and of the container or unit (pids.max)."""
+    needed, free = THREADS_OF_A_PROCESS * len(case.topology.names), case.machine.threads_available()
+    if free is not None and free < needed and not case.running:
+        text = f"{free:,} more may be started, {len(case.topology.names)} processes take up to {needed:,}"
+        yield Finding(
+            "warn", "threads", text, "ulimit -u, LimitNPROC= and TasksMax= in the unit, container: --pids-limit"
+        )
+    else:
+        yield Finding("ok", "threads", "no limit" if free is None else f"{free:,} more may be started")
+
+
+def check_overcommit(case: Case) -> Iterator[Finding]:
+    """Only where the kernel promises no memory that it does not have (vm.overcommit_memory = 2)."""
+    free, needed = case.machine.commit_available(), COMMITTED_BYTES * len(case.topology.names)
+    if free is not None and free < needed and not case.running:
+        text = (
+            f"vm.overcommit_memory = 2 and {_size(free)} left to promise; the processes ask for about {_size(needed)}"
+        )
+        yield Finding("warn", "overcommit", text, "sysctl vm.overcommit_memory=0, or a larger vm.overcommit_ratio")
 
 
 def check_ports(case: Case) -> Iterator[Finding]:
@@ -330,7 +374,9 @@ CHECKS: tuple[Callable[[Case], Iterator[Finding]], ...] = (
     check_processor,
     check_memory,
     check_shared_memory,
+    check_overcommit,
     check_open_files,
+    check_threads,
     check_ports,
     check_clock,
     check_folders,

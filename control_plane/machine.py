@@ -52,6 +52,25 @@ class Machine:
         used = next(_texts("/sys/fs/cgroup", "memory.current"), "0")
         return min(available, int(limit) - int(used)) if limit.isdecimal() else available
 
+    def commit_available(self) -> int | None:
+        """Bytes that may still be asked for where the kernel is strict about that (vm.overcommit_memory = 2), else None."""
+        if next(_texts("/proc/sys/vm", "overcommit_memory"), "0") != "2":
+            return None
+        memory = dict(line.split(":", 1) for line in next(_texts("/proc", "meminfo"), "").splitlines())
+        kilobytes = [int(memory.get(name, "0").split()[0]) for name in ("CommitLimit", "Committed_AS")]
+        return max(kilobytes[0] - kilobytes[1], 0) << 10
+
+    def threads_available(self) -> int | None:
+        """How many more threads may be started: by this user, which nothing holds for root, and in this container."""
+        rooms = []
+        limit = resource.getrlimit(resource.RLIMIT_NPROC)[0]
+        if os.geteuid() and limit != resource.RLIM_INFINITY:
+            rooms.append(limit - _threads_of(os.getuid()))
+        allowed = next(_texts("/sys/fs/cgroup", "pids.max"), "max")
+        if allowed.isdecimal():
+            rooms.append(int(allowed) - int(next(_texts("/sys/fs/cgroup", "pids.current"), "0")))
+        return max(min(rooms), 0) if rooms else None
+
     def swap(self) -> tuple[int, int]:
         """Bytes of swap, and how eagerly it is used (0 to 200)."""
         swappiness = next(_texts("/proc/sys/vm", "swappiness"), "0")
@@ -66,6 +85,12 @@ class Machine:
 
     def free_bytes(self, path: Path) -> int:
         return free_bytes(nearest(path))
+
+
+def _threads_of(user: int) -> int:
+    """Of all processes of a user that can be seen."""
+    found = psutil.process_iter(["uids", "num_threads"])
+    return sum(process.info["num_threads"] or 0 for process in found if process.info["uids"].real == user)
 
 
 def nearest(path: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import socket
 import time
@@ -17,11 +18,12 @@ from local_log_support import TOPIC, LocalLog
 from log_contract import record
 from server import Server
 
-from trackside.control_plane import cli, doctor_checks
+from trackside.control_plane import cli, doctor_checks, machine
 from trackside.control_plane.doctor_checks import CHECKS, Case, Finding
 from trackside.control_plane.machine import Machine
 from trackside.data_plane.record import Route
 from trackside.data_plane.spec import MIB, Settings
+from trackside.shm.ring import RingWriter, create_ring
 
 
 class FineMachine(Machine):
@@ -44,6 +46,12 @@ class FineMachine(Machine):
 
     def memory_available(self) -> int:
         return 8 << 30
+
+    def commit_available(self) -> int | None:
+        return None
+
+    def threads_available(self) -> int | None:
+        return 30_000
 
     def swap(self) -> tuple[int, int]:
         return 0, 60
@@ -70,10 +78,10 @@ def settings(tmp_path: Path) -> Settings:
 
 def findings(settings: Settings, **answers: Any) -> list[Finding]:
     """What all checks say on a fine machine that answers some questions otherwise."""
-    machine = FineMachine()
+    fine = FineMachine()
     for question, answer in answers.items():
-        setattr(machine, question, lambda *_, answer=answer: answer)
-    return [finding for check in CHECKS for finding in check(Case(settings, machine))]
+        setattr(fine, question, lambda *_, answer=answer: answer)
+    return [finding for check in CHECKS for finding in check(Case(settings, fine))]
 
 
 def test_a_fine_machine_has_nothing_to_change(settings: Settings) -> None:
@@ -85,6 +93,9 @@ def test_a_fine_machine_has_nothing_to_change(settings: Settings) -> None:
 @pytest.mark.parametrize(
     ("answers", "level", "about", "text"),
     [
+        ({"threads_available": 100}, "warn", "threads", "100 more may be started, 5 processes take up to 200"),
+        ({"threads_available": None}, "ok", "threads", "no limit"),
+        ({"commit_available": 1 << 30}, "warn", "overcommit", "1.0 GiB left to promise"),
         ({"open_files_max": 1024}, "warn", "open files", "1,024 a process: some 424 client connections"),
         ({"open_files_max": 100}, "warn", "open files", "some 0 client connections"),
         ({"governors": {"powersave", "performance"}}, "warn", "cpu governor", "powersave"),
@@ -113,8 +124,8 @@ def test_cores_are_counted_against_who_wants_one(settings: Settings) -> None:
         return next(finding for finding in found if finding.about == "cores")
 
     assert cores(gateways=2, producers=2, consumers=2).level == "warn"
-    machine = {"cores": list(range(8))}
-    found = findings(msgspec.structs.replace(settings, cores=machine["cores"]), **machine)
+    eight = {"cores": list(range(8))}
+    found = findings(msgspec.structs.replace(settings, cores=eight["cores"]), **eight)
     (pinned,) = (finding for finding in found if finding.about == "cores")
     assert pinned.level == "ok" and "gateway-0 on 5, producer-0 on 6, consumer-0 on 7" in pinned.text
 
@@ -183,10 +194,35 @@ def test_beside_a_running_server_and_on_what_it_left(server: Server) -> None:
     settings = msgspec.structs.replace(settings, key_port=0, status_port=0)
     found = {finding.about: finding for finding in reversed(findings(settings))}
     assert found["server"].text.endswith("SERVING") and found["port"].text.endswith("this server's")
-    assert "in use by this server" in found["shared memory"].text
+    assert "in use by this server" in found["shared memory"].text and found["shared memory"].level == "ok"
+    found = {finding.about: finding for finding in reversed(findings(settings, free_bytes=50 * MIB))}
+    assert found["shared memory"].level == "warn" and "50 MiB more are free, a take-over" in found["shared memory"].text
     server.kill_group()
     found = {finding.about: finding for finding in findings(settings)}
     assert "server" not in found and "free at" in found["shared memory"].text
+
+
+def test_packets_that_wait_for_the_next_start_are_told_wherever_they_are(settings: Settings) -> None:
+    for folder in (Path(settings.run_dir) / "instances", Path(settings.data_dir) / "unlogged"):
+        for name, held in (("000001-held", bytes(100)), ("000002-empty", b"")):
+            instance = folder / name
+            (instance / "links").mkdir(parents=True)
+            create_ring(instance / "links" / "g.producer-0.down.ring", capacity_bytes=1 << 16, ring_id=name)
+            (instance / "laid-out").touch()
+            if held:
+                RingWriter(instance / "links" / "g.producer-0.down.ring").try_publish([(1, 1, held)])
+    texts = [finding.text for finding in findings(settings) if finding.about == "recovery"]
+    assert texts == [
+        f"packets of 1 dead instances wait in {settings.run_dir}/instances: the next start logs them",
+        f"packets of 1 stopped instances wait in {settings.data_dir}/unlogged: the next start logs them",
+    ]
+
+
+def test_what_a_real_machine_says_of_threads_and_promised_memory() -> None:
+    threads, committed = Machine().threads_available(), Machine().commit_available()
+    assert threads is None or threads >= 0
+    assert committed is None or committed >= 0
+    assert machine._threads_of(os.getuid()) >= 1
 
 
 def test_a_kafka_that_is_only_forwarded_to_may_be_away(settings: Settings) -> None:
