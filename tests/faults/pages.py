@@ -12,6 +12,7 @@ from pathlib import Path
 if __name__ == "__main__":  # run as a program: what pytest puts on the path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+import edge_report
 import msgspec
 from faults.catalogue import FAULTS, Fault
 from faults.verdict import Report
@@ -74,7 +75,7 @@ _COLUMNS = (
 
 def page() -> str:
     reports = msgspec.json.decode(FOUND.read_bytes(), type=list[Report])
-    return _HEAD + "".join(_sections(reports)) + _TAIL
+    return _HEAD + "".join(_sections(reports)) + edge_report.section() + _TAIL
 
 
 def _sections(reports: list[Report]) -> Iterator[str]:
