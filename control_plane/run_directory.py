@@ -10,7 +10,7 @@
              /instances/<seq>-<guid>/  one start of the server
                  laid-out              empty; made last: without it nobody has ever used what is there
                  links/*.ring          the rings
-                 parks/*.park          packets of blocked topics, one file a producer
+                 parks/*.park          packets of blocked topics, one file a producer; and what a recovery copied
                  *.liveness *.counters one pair a process slot
                  *.log-table           published ends of the local log, one a producer; the forwarder's: how far it is
 
@@ -208,7 +208,7 @@ def holds_packets(instance: Path) -> bool:
         return True
 
 
-def unlogged_bytes(instance: Path, producer: str = "producer-*") -> int:
+def unlogged_bytes(instance: Path, producer: str | None = None) -> int:
     """What an instance's rings and parks hold, or those of one producer. Raises SegmentError, OSError."""
-    used = sum(RingView(path).used_bytes for path in write_rings_of(instance, producer))
-    return used + parked_bytes(instance, producer)
+    used = sum(RingView(path).used_bytes for path in write_rings_of(instance, producer or "producer-*"))
+    return used + parked_bytes(instance, producer or "*")

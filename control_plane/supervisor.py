@@ -428,8 +428,11 @@ class Supervisor:
 
     def _missing_producers(self) -> list[WorkerHandle]:
         """Producers that have gone before their gateways, though something is left to log: a signal to the whole
-        group stops all at once. Started once more, they drain as any other."""
+        group stops all at once. Started once more, they drain as any other. None before all is recovered that is older:
+        it would stand behind what is younger."""
         instance = self.run_directory.instance
+        if any(folder.exists() for folder in self.run_directory.stale):
+            return []
         return [
             worker
             for worker in self._of_roles("producer")

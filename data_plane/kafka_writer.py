@@ -235,6 +235,9 @@ class KafkaLogWriter:
         state = self._health.state()
         return LogState(False, self._trouble) if state.available and self._trouble else state
 
+    def answers(self) -> bool:
+        return self.state().available
+
     def value_bytes_max(self) -> int:
         """By the brokers' limit, not by topics': one odd topic must not close the door for all others."""
         limit = min(self._broker_bytes_max or BROKER_BYTES_MAX, self._config.message_bytes_max)

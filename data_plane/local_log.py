@@ -13,6 +13,7 @@ What is written is in the page cache and survives the death of every process; ``
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -36,6 +37,9 @@ from trackside.shm.segment import SegmentError
 __all__ = ["OPEN_FILES_MAX", "LocalLogReader", "LocalLogWriter"]
 
 OPEN_FILES_MAX = 512
+PROBE_BYTES = 64 << 10
+"""A disk that has no room for so much is full for all partitions, and not for one."""
+
 RETRY_SECONDS = 0.25
 """How long a partition that could not be written rests: a full disk must not become a busy loop."""
 
@@ -363,6 +367,17 @@ class LocalLogWriter:
             if queue.reason:
                 return LogState(False, queue.reason)
         return LogState(not self._sync_reason, self._sync_reason)
+
+    def answers(self) -> bool:
+        """Where a partition fails, a file of another name tells whether it is alone with that."""
+        if not any(queue.reason for queue in (*self._essentials, *self._others)):
+            return True
+        folder = self._data_dir / "log"
+        try:
+            with tempfile.TemporaryFile(dir=folder if folder.exists() else self._data_dir, buffering=0) as probe:
+                return probe.write(bytes(PROBE_BYTES)) == PROBE_BYTES
+        except OSError:
+            return False
 
     def value_bytes_max(self) -> int:
         return self._settings.max_packet_bytes

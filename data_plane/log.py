@@ -161,6 +161,10 @@ class LogWriter(Protocol):
 
     def state(self) -> LogState: ...
 
+    def answers(self) -> bool:
+        """Whether the log as a whole takes entries: that single topics are blocked does not count. Asked when something
+        is; may write a little to find out."""
+
     def value_bytes_max(self) -> int:
         """Largest packet that the log takes now, in bytes; for the door of the gateways."""
 

@@ -6,10 +6,12 @@ from pathlib import Path
 
 from trackside.data_plane.forwarded_ends import ForwardedEnds
 from trackside.data_plane.log import LogReader, LogWriter
+from trackside.data_plane.park_file import rings_in_parks
 from trackside.data_plane.routing import Routing
+from trackside.data_plane.spec import WorkerSpec
 from trackside.data_plane.worker import Worker
 
-__all__ = ["open_reader", "open_writer"]
+__all__ = ["live_rings", "open_reader", "open_writer"]
 
 
 def open_writer(worker: Worker) -> LogWriter:
@@ -38,11 +40,21 @@ def open_writer(worker: Worker) -> LogWriter:
         Path(settings.data_dir),
         Path(spec.log_tables[spec.index]),
         settings=settings,
-        live_rings={Path(folder).name for folder in (spec.instance, *spec.stale_instances)},
+        live_rings=live_rings(spec),
         wake=worker.doorbell.ring,
         on_published=ring_readers,
         is_forwarded=ForwardedEnds(Path(spec.forwarder_table)).is_forwarded if settings.forward_to else None,
     )
+
+
+def live_rings(spec: WorkerSpec) -> set[str]:
+    """Prefixes of rings from which something may come yet: the instances', and what is only in their parks any more.
+
+    Raises ParkDamaged.
+    """
+    stale = [Path(folder) for folder in spec.stale_instances]
+    parked = {ring for folder in stale for ring in rings_in_parks(folder)}
+    return parked | {folder.name for folder in (Path(spec.instance), *stale)}
 
 
 def open_reader(worker: Worker) -> LogReader:

@@ -2,7 +2,7 @@
 
 ::
 
-    <instance>/parks/<producer>.park
+    <instance>/parks/<producer>.park, recovery.park
         +0    magic            8 bytes, "TSPARK" and the number of this format
         +8    entries, one behind the other:
               +0   length      u32  of the body, bytes
@@ -29,13 +29,28 @@ from zlib import crc32
 
 import msgspec
 
+from trackside.data_plane.data_dir import sync_directory
 from trackside.data_plane.record import Record
 from trackside.shm.segment import free_bytes
 
-__all__ = ["ROOM_KEPT_BYTES", "ParkDamaged", "ParkEntry", "ParkFile", "park_files", "parked_bytes", "read_park"]
+__all__ = [
+    "RECOVERY_PARK",
+    "ROOM_KEPT_BYTES",
+    "ParkDamaged",
+    "ParkEntry",
+    "ParkFile",
+    "Placed",
+    "live",
+    "park_files",
+    "parked_bytes",
+    "read_park",
+    "rings_in_parks",
+]
 
 MAGIC = b"TSPARK\x00\x01"
 _HEAD = struct.Struct("<II")
+
+RECOVERY_PARK = "recovery.park"
 
 ROOM_KEPT_BYTES = 1 << 20
 """A park leaves this much of the run directory's file system to what else is written there."""
@@ -80,6 +95,7 @@ class ParkFile:
         self._bytes_max = bytes_max
         self._fd = -1
         self._found: list[tuple[Placed, ParkEntry]] = []
+        self._unsynced = False
         with contextlib.suppress(FileNotFoundError):
             self._open_existing()
 
@@ -118,7 +134,15 @@ class ParkFile:
             return None
         placed = Placed(self.size, size)
         self.size += size
+        self._unsynced = True
         return placed
+
+    def sync(self) -> None:
+        """Onto the device what was appended: for a park that lies on one. Raises OSError."""
+        if self._unsynced:
+            os.fdatasync(self._fd)
+            sync_directory(self.path.parent)
+            self._unsynced = False
 
     def keep_only(self, entries: Iterable[Placed]) -> list[Placed] | None:
         """Replace the file by one with just these entries, in one step. Returns where they are now; None: it could not
@@ -189,7 +213,7 @@ def _scan(path: Path, data: bytes) -> tuple[list[tuple[Placed, ParkEntry]], int]
     while position + _HEAD.size <= len(data):
         length, crc = _HEAD.unpack_from(data, position)
         end = position + _HEAD.size + length
-        if end > len(data):
+        if end > len(data) or not length:  # nothing: what a device has of an end that it was cut off from
             break
         body = data[position + _HEAD.size : end]
         if crc32(body) != crc:
@@ -215,8 +239,15 @@ def live(found: Iterable[tuple[Placed, ParkEntry]]) -> list[tuple[Placed, ParkEn
 
 
 def park_files(instance: Path, producer: str = "*") -> list[Path]:
-    """The parks of an instance's producers, or of one of them."""
-    return sorted((instance / "parks").glob(f"{producer}.park"))
+    """The parks of an instance's producers, or of one of them. Behind them all, what a recovery has copied out of the
+    rings that they left."""
+    found = (instance / "parks").glob(f"{producer}.park")
+    return sorted(found, key=lambda path: (path.name == RECOVERY_PARK, path.name))
+
+
+def rings_in_parks(instance: Path) -> set[str]:
+    """Whose packets lie in an instance's parks; not always its own. Raises ParkDamaged, OSError."""
+    return {entry.ring for path in park_files(instance) for entry, _ in read_park(path)}
 
 
 def read_park(path: Path) -> Iterator[tuple[ParkEntry, frozenset[str]]]:

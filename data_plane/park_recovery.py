@@ -1,69 +1,128 @@
-"""What dead producers left in their parks, as the recovery logs it: before the rings of the same instance."""
+"""The parks of dead instances in a recovery's hands, and how what is left of them goes to the new instance's producers.
+
+::
+
+    <stale instance>/parks/producer-N.park   what its producers had parked
+                           recovery.park     what the recovery has parked out of its rings
+    <new instance>/parks.new/producer-N.park is being written by the recovery
+                   parks/producer-N.park     all of it, whole: it was ``parks.new`` until a moment before
+
+Until the last rename each stale instance holds what was its own, so a recovery that dies starts with them again. From
+there on the new instance has a copy of all, and the stale ones go: the newest first, in each the files that are read last
+first. So whoever finds some of them beside the copy finds the beginning of it.
+"""
 
 from __future__ import annotations
 
-import itertools
-from collections import Counter
+import os
+import shutil
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from trackside.data_plane.log import LogWriter
-from trackside.data_plane.park_file import ParkEntry, ParkFile, live, park_files
-from trackside.data_plane.record import Record
+from trackside.data_plane.park_file import RECOVERY_PARK, ParkEntry, ParkFile, Placed, park_files
 
-__all__ = ["StaleParks"]
+__all__ = ["StaleParks", "discard", "hand_over", "is_handed_over"]
+
+UNBOUNDED = 1 << 62
+"""What dead instances left is finite; the room of the file system bounds its copy."""
 
 
 class StaleParks:
-    """The parks of one dead instance. Which producers it had does not matter: each topic was one producer's.
+    """The parks of stale instances as one :class:`~trackside.data_plane.parking.Park`. Which producers they had does not
+    matter: each topic was one producer's."""
 
-    A topic that the log has all of is noted in its file at once, so that a recovery which dies and runs again does not
-    append it behind what came after it.
-    """
+    def __init__(self) -> None:
+        self._files: list[ParkFile] = []  # the last: where entries go
+        self._found: list[tuple[Placed, ParkEntry]] = []
 
-    def __init__(self, instance: Path, log: LogWriter) -> None:
-        """Appends everything to ``log``. Raises ParkDamaged, OSError."""
-        self.packets = 0
-        self._log = log
-        self._files = [ParkFile(path, bytes_max=0) for path in park_files(instance)]
-        self._waiting: dict[int, tuple[ParkFile, str]] = {}
-        self._left: Counter[str] = Counter()  # by topic: entries that the log does not have
-        self._ends: dict[tuple[str, str], int] = {}  # by topic and ring: the last that is in a park
-        self._numbers = itertools.count(1)
-        for file in self._files:
-            for _, entry, topics in live(file.take_found()):
-                self._append(file, entry, topics)
-
-    def _append(self, file: ParkFile, entry: ParkEntry, topics: frozenset[str]) -> None:
-        assert entry.record is not None
-        numbers = {topic: next(self._numbers) for topic in topics}
-        self._waiting.update({number: (file, topic) for topic, number in numbers.items()})
-        self._left.update(topics)
-        self._ends.update({(topic, entry.ring): entry.end for topic in topics})
-        self.packets += sum(map(bool, entry.record.packets))
-        self._log.append_parked(entry.ring, entry.end, entry.record, numbers)
-
-    def parked(self, ring: str, end: int, record: Record) -> dict[str, int] | None:
-        """``parked`` for the append of a record of this instance's rings: what has been appended from a park."""
-        if not self._ends:
-            return None
-        topics = {name for route in record.routes for name in (route.topic, route.essentials) if name}
-        return {name: 0 for name in topics if end <= self._ends.get((name, ring), 0)} or None
-
-    def settle(self) -> None:
-        """Take note of what the log has; to be called before any commit."""
-        done: dict[ParkFile, list[str]] = {}
-        for number in self._log.parked_logged():
-            file, topic = self._waiting.pop(number)
-            self._left[topic] -= 1
-            if not self._left[topic]:
-                done.setdefault(file, []).append(topic)
-        for file, names in done.items():
-            file.append(ParkEntry(sorted(names)))
+    def open(self, instance: Path) -> None:
+        """The next instance's, for ``take_found``; entries go there from now on. Raises ParkDamaged, OSError."""
+        paths = park_files(instance)
+        own = instance / "parks" / RECOVERY_PARK
+        opened = [ParkFile(path, UNBOUNDED) for path in (*paths, *((own,) if own not in paths else ()))]
+        self._files += opened
+        self._found = [found for file in opened for found in file.take_found()]
 
     @property
-    def empty(self) -> bool:
-        return not self._waiting
+    def size(self) -> int:
+        return sum(file.size for file in self._files)
+
+    def take_found(self) -> list[tuple[Placed, ParkEntry]]:
+        found, self._found = self._found, []
+        return found
+
+    def append(self, entry: ParkEntry) -> Placed | None:
+        """What ends entries' lives goes into all files: theirs may be in any."""
+        if entry.record is not None:
+            return self._files[-1].append(entry)
+        placed = [file.append(entry) for file in self._files if file.size]
+        return placed[-1] if placed else None
+
+    def keep_only(self, entries: Iterable[Placed]) -> list[Placed] | None:
+        """Only of none: else the files stay as they are, until their instance goes."""
+        if any(True for _ in entries):
+            return None
+        for file in self._files:
+            file.keep_only([])
+        return []
+
+    def bytes_limit(self) -> int:
+        return self._files[-1].bytes_limit() if self._files else 0
+
+    def sync(self) -> None:
+        """Before a commit: instances that were kept lie on a device, and so do their rings. Raises OSError."""
+        self._files[-1].sync()
 
     def close(self) -> None:
+        """Entries that are still there are somebody else's now, or in the log."""
         for file in self._files:
             file.close()
+        self._files.clear()
+
+
+def hand_over(entries: Iterable[ParkEntry], instance: Path, owner: Callable[[str], int]) -> bool:
+    """Put what the log does not have into the parks of ``instance``, each topic into that of the producer with the number
+    that ``owner`` says: all in one step. False: there is no room, nothing was changed."""
+    draft = _draft(instance)
+    shutil.rmtree(draft, ignore_errors=True)
+    files: dict[int, ParkFile] = {}
+    try:
+        done = all(_hand_over(entry, draft, owner, files) for entry in entries)
+        if done:
+            os.rename(draft, instance / "parks")
+    except OSError:
+        done = False
+    for file in files.values():
+        file.close()
+    return done
+
+
+def _hand_over(entry: ParkEntry, draft: Path, owner: Callable[[str], int], files: dict[int, ParkFile]) -> bool:
+    assert entry.record is not None
+    by_owner: dict[int, list[str]] = {}
+    for topic in entry.topics:
+        by_owner.setdefault(owner(topic), []).append(topic)
+    for number, topics in by_owner.items():
+        if number not in files:
+            files[number] = ParkFile(draft / f"producer-{number}.park", UNBOUNDED)
+        part = ParkEntry(topics, entry.ring, entry.end, entry.stamp_ns, entry.record.restricted(topics))
+        if files[number].append(part) is None:
+            return False
+    return True
+
+
+def is_handed_over(instance: Path) -> bool:
+    """Whether a predecessor of this recovery came as far as that: ``instance`` has no producers yet."""
+    return (instance / "parks").exists()
+
+
+def _draft(instance: Path) -> Path:
+    return instance / "parks.new"
+
+
+def discard(instances: Sequence[Path]) -> None:
+    """Take instances away, given oldest first, whose rings are empty and of whose parks there is a copy, or no need."""
+    for instance in reversed(instances):
+        for park in reversed(park_files(instance)):
+            park.unlink()
+        shutil.rmtree(instance)

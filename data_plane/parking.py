@@ -25,15 +25,16 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import NamedTuple, Protocol
+
+import msgspec
 
 from trackside.data_plane.link import PARKED_STILL, Parks
 from trackside.data_plane.log import LogWriter
-from trackside.data_plane.park_file import ParkEntry, ParkFile, Placed, live
+from trackside.data_plane.park_file import ParkEntry, Placed, live
 from trackside.data_plane.record import Record, Route, Source
 
-__all__ = ["TOPICS_MAX", "Backlog", "Parked", "Parking", "Unlogged"]
+__all__ = ["TOPICS_MAX", "Backlog", "Park", "Parked", "Parking", "Unlogged"]
 
 TOPICS_MAX = 1000
 """Topics that are parked at a time; what more are blocked hold up their rings."""
@@ -80,7 +81,7 @@ class Parked:
 
 
 class _Topic:
-    """A parked topic. ``follows``: new packets go into the park; else it leaves. ``overflows``: some found no room, and
+    """A parked topic. Its entries may be of rings that are not this process's: of dead instances. ``follows``: new packets go into the park; else it leaves. ``overflows``: some found no room, and
     wait in the rings. ``source``: the data source that it was parked with, if it was."""
 
     def __init__(self, name: str) -> None:
@@ -109,22 +110,38 @@ class _Topic:
         return min((entries[0].stamp_ns for entries in self.waiting.values()), default=0)
 
 
+class Park(Protocol):
+    """Where the entries are: a :class:`ParkFile`, or a recovery's many (``park_recovery.py``)."""
+
+    @property
+    def size(self) -> int: ...
+
+    def take_found(self) -> list[tuple[Placed, ParkEntry]]: ...
+
+    def append(self, entry: ParkEntry) -> Placed | None: ...
+
+    def keep_only(self, entries: Iterable[Placed]) -> list[Placed] | None: ...
+
+    def bytes_limit(self) -> int: ...
+
+    def close(self) -> None: ...
+
+
 class Parking:
-    """A producer's park and what is in it. Runs on the agent's thread; ``look`` is called now and then, ``settle`` after
-    each ``log.do_work`` and before any commit."""
+    """A park and what is in it. Runs on the agent's thread; ``look`` is called now and then, ``settle`` after each
+    ``log.do_work`` and before any commit."""
 
     def __init__(
         self,
-        path: Path,
+        park: Park,
         log: LogWriter,
         backlog: Backlog,
         *,
         after_seconds: float,
-        bytes_max: int,
         essentials_of: Callable[[str], str],
         say: Say,
     ) -> None:
-        """Appends what a predecessor had parked. Raises ParkDamaged, OSError."""
+        """Appends what a predecessor had parked."""
         self.topics: dict[str, _Topic] = {}
         self.version = 0
         """Goes up when a topic begins to be parked: peers have to hear of it before their next commit."""
@@ -142,20 +159,31 @@ class Parking:
         self._bytes = 0
         self._numbers = itertools.count(1)
         self._claimed: dict[Source, set[str]] = {}
-        self._file = ParkFile(path, bytes_max)
-        self._take_over()
+        self._file = park
+        self.take_over()
 
-    def _take_over(self) -> None:
-        found = live(self._file.take_found())
-        for placed, entry, topics in found:
-            self._add(entry, placed, topics)
-        for parked in self._entries:
+    def take_over(self) -> int:
+        """Append what stands in the park and came from somebody else, behind all that was appended before. What is
+        there already, by its ring and position, is a copy, and left out. Returns how many packets."""
+        now = time.monotonic_ns()
+        taken: list[Parked] = []
+        for placed, entry, topics in live(self._file.take_found()):
+            if missing := [name for name in topics if not self._has(name, entry)]:
+                # Of another boot of this machine, and its clock, the stamp may lie ahead.
+                dated = msgspec.structs.replace(entry, stamp_ns=min(entry.stamp_ns, now))
+                taken.append(self._add(dated, placed, missing))
+        for parked in taken:
             self._note_sources(parked.record.routes)
         self._hold()
-        for parked in self._entries:
+        for parked in taken:
             self._log.append_parked(parked.ring, parked.end, parked.record, parked.numbers)
-        if found:
-            self._say("info", "park taken over", topics=len(self.topics), entries=len(found), bytes=self._bytes)
+        if taken:
+            self._say("info", "park taken over", topics=len(self.topics), entries=len(taken), bytes=self._bytes)
+        return sum(sum(map(bool, parked.record.packets)) for parked in taken)
+
+    def _has(self, name: str, entry: ParkEntry) -> bool:
+        topic = self.topics.get(name)
+        return topic is not None and entry.end <= topic.ends.get(entry.ring, 0)
 
     # -- the way in ---------------------------------------------------------------------------------------------------
 
@@ -172,7 +200,7 @@ class Parking:
         numbers = {name: 0 for name in followed if end <= self.topics[name].ends.get(ring, 0)}
         wanted = {name for name in followed - set(numbers) if self._takes(self.topics[name])}
         if wanted:
-            entry = ParkEntry(sorted(wanted), ring, end, stamp_ns, _restricted(record, wanted))
+            entry = ParkEntry(sorted(wanted), ring, end, stamp_ns, record.restricted(wanted))
             if parked := self._write(entry):
                 numbers |= parked.numbers
             else:
@@ -242,7 +270,7 @@ class Parking:
             wanted = {name for name in missing[source] if self._takes(self.topics[name])}
             if not wanted:
                 continue
-            entry = ParkEntry(sorted(wanted), ring, found.end, found.stamp_ns, _restricted(found.record, wanted))
+            entry = ParkEntry(sorted(wanted), ring, found.end, found.stamp_ns, found.record.restricted(wanted))
             if parked := self._write(entry):
                 numbers[source] = parked.numbers
                 self._claimed.setdefault(source, set()).update(wanted)
@@ -401,6 +429,11 @@ class Parking:
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         return f"parked: {', '.join(names[:3])}{more}{' (park full)' if self.full else ''}"
 
+    def entries(self) -> Iterator[ParkEntry]:
+        """What the log does not have, in order."""
+        for parked in self._entries:
+            yield ParkEntry(sorted(parked.left), parked.ring, parked.end, parked.stamp_ns, parked.record)
+
     @property
     def empty(self) -> bool:
         return not self._entries
@@ -415,12 +448,3 @@ def _destinations(record: Record) -> Iterator[str]:
             yield route.topic
             if route.essentials:
                 yield route.essentials
-
-
-def _restricted(record: Record, topics: set[str]) -> Record:
-    """The record with only those packets that go to one of ``topics``; the places of the others stay, empty."""
-    wanted = [route.topic in topics or route.essentials in topics for route in record.routes]
-    if all(wanted):
-        return record
-    packets = [packet if wanted[row] else b"" for row, packet in zip(record.indexes, record.packets, strict=True)]
-    return Record(record.routes, record.indexes, packets, record.counts, record.sizes)

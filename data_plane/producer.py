@@ -20,6 +20,7 @@ from trackside.data_plane import metrics
 from trackside.data_plane.link import PACKETS, Limits, Parks, PeerLink, PeerSet, Refused, encode_message
 from trackside.data_plane.log import LogState, LogWriter, Partition
 from trackside.data_plane.log_backend import open_writer
+from trackside.data_plane.park_file import ParkFile
 from trackside.data_plane.parking import Parked, Parking, Unlogged
 from trackside.data_plane.poison import NOTHING, one_by_one
 from trackside.data_plane.record import Record, Route, decode_record
@@ -62,11 +63,10 @@ class Producer:
         self._look_at = 0.0
         settings = worker.spec.settings
         self._parking = Parking(
-            Path(worker.spec.instance) / "parks" / f"{worker.spec.name}.park",
+            ParkFile(Path(worker.spec.instance) / "parks" / f"{worker.spec.name}.park", settings.park_bytes),
             writer,
             self._backlog,
             after_seconds=settings.park_after_seconds,
-            bytes_max=settings.park_bytes,
             essentials_of=Routing(settings).essentials_topic,
             say=worker.log,
         )
@@ -203,8 +203,9 @@ class Producer:
                 packet=refusal.packet,
                 reason=refusal.reason,
             )
-            refused = Refused(refusal.end, refusal.packet, topic, number, refusal.reason)
-            self._unsaid[self._by_ring[refusal.ring]].append(refused)
+            peer = self._by_ring.get(refusal.ring)  # nobody waits for what a dead instance had parked
+            if peer is not None:
+                self._unsaid[peer].append(Refused(refusal.end, refusal.packet, topic, number, refusal.reason))
 
     def _say_refusals(self, peer: PeerLink) -> bool:
         """Whether all found room; until then the commit that covers them waits, since it would say that all is well."""

@@ -15,7 +15,7 @@ the whole list in C, while a length table costs a Python step a packet.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -77,6 +77,14 @@ class Record(msgspec.Struct, array_like=True, gc=False):
                 counts[self.indexes[index]] -= 1
                 sizes[self.indexes[index]] -= len(self.packets[index])
         return zip(self.routes, counts, sizes, strict=True)
+
+    def restricted(self, topics: Collection[str]) -> Record:
+        """With only those packets that go to one of ``topics``; the places of the others stay, empty."""
+        wanted = [route.topic in topics or route.essentials in topics for route in self.routes]
+        if all(wanted):
+            return self
+        packets = [packet if wanted[row] else b"" for row, packet in zip(self.indexes, self.packets, strict=True)]
+        return Record(self.routes, self.indexes, packets, self.counts, self.sizes)
 
 
 class Source(NamedTuple):

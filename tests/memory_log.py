@@ -136,6 +136,9 @@ class MemoryWriter:
     def state(self) -> LogState:
         return self._log.state
 
+    def answers(self) -> bool:
+        return self._log.available
+
     def value_bytes_max(self) -> int:
         return VALUE_BYTES_MAX
 

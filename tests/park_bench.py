@@ -10,6 +10,7 @@ import errno
 import itertools
 import os
 import random
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,17 +21,20 @@ from memory_log import MemoryLog, MemoryWriter
 from worker_kit import Kit, move
 
 from ma.streaming.open_data.v1.open_data_pb2 import Packet
-from trackside.data_plane import park_file
+from trackside.control_plane.run_directory import unlogged_bytes
+from trackside.data_plane import park_file, recovery
 from trackside.data_plane.link import PeerLink
 from trackside.data_plane.local_log import LocalLogReader, LocalLogWriter
 from trackside.data_plane.log import LogWriter, Partition
+from trackside.data_plane.log_backend import live_rings
 from trackside.data_plane.park_file import ParkFile
 from trackside.data_plane.partition_tail import PartitionTail
-from trackside.data_plane.peer import Parcel, Peer
+from trackside.data_plane.peer import Parcel, Peer, ProducerProxy
 from trackside.data_plane.producer import Producer
 from trackside.data_plane.record import Record, Route
-from trackside.data_plane.recovery import recover_instance
+from trackside.data_plane.recovery import recover
 from trackside.data_plane.spec import Settings
+from trackside.data_plane.worker import Worker
 from trackside.shm.ring import RingReader
 
 __all__ = ["Killed", "KilledAt", "LocalStore", "MemoryStore", "ParkBench", "Store"]
@@ -42,6 +46,7 @@ ROUTES = (
     Route("Boat", 0, b"", "Boat_essential", b"", "Boat"),
     Route("Boat", 0, b"", "", b"", "Boat"),
 )
+RING_BYTES = 1 << 17
 BLOCKABLE = ("Car", "Car_essential", "Car.Lap", "Boat")
 
 
@@ -56,6 +61,7 @@ class KilledAt:
         self.steps = 0
         self.kill_at = -1
         self.armed = False  # while a mortal works
+        self.killed = False  # the last of them was
         self.torn = 0.0
         self.parks: list[ParkFile] = []  # of the dead, too, who did not close theirs
         self._pwrite = os.pwrite
@@ -63,12 +69,15 @@ class KilledAt:
         for place, name in (
             (park_file.os, "rename"),
             (park_file.os, "ftruncate"),
+            (Path, "unlink"),
+            (shutil, "rmtree"),
             (RingReader, "commit"),
             (PeerLink, "try_send"),
             (MemoryWriter, "_log_one"),
             (PartitionTail, "append"),
         ):
             monkeypatch.setattr(place, name, self._stepping(getattr(place, name)))
+        monkeypatch.setattr(recovery, "PAUSE_SECONDS", 0.0)
         monkeypatch.setattr(ParkFile, "_open_existing", self._remembering(ParkFile._open_existing))
 
     def _remembering(self, call: Callable[[ParkFile], None]) -> Callable[[ParkFile], None]:
@@ -94,6 +103,7 @@ class KilledAt:
 
     def _step(self) -> bool:
         self.steps += self.armed
+        self.killed = self.killed or (self.armed and self.steps == self.kill_at)
         return self.armed and self.steps == self.kill_at
 
 
@@ -103,7 +113,7 @@ class Store:
     exactly_once = False
     blocked: set[str]
 
-    def writer(self) -> LogWriter:
+    def writer(self, worker: Worker) -> LogWriter:
         raise NotImplementedError
 
     def has(self, topic: str) -> list[int]:
@@ -118,7 +128,7 @@ class MemoryStore(Store):
         self.log = MemoryLog()
         self.blocked = self.log.blocked
 
-    def writer(self) -> LogWriter:
+    def writer(self, worker: Worker) -> LogWriter:
         return MemoryWriter(self.log)
 
     def has(self, topic: str) -> list[int]:
@@ -130,9 +140,10 @@ class LocalStore(Store):
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.blocked = set()
-        self._data_dir, self._table = folder / "data", folder / "ends"
+        self._data_dir = folder / "data"
+        self._tables: list[Path] = []
         self._clock = itertools.count()  # each look at it is a second later
-        self._writers: list[LocalLogWriter] = []
+        self._writers: dict[str, LocalLogWriter] = {}
         append = PartitionTail.append
 
         def refusing(tail: PartitionTail, *arguments: Any) -> int:
@@ -143,20 +154,22 @@ class LocalStore(Store):
         monkeypatch.setattr(PartitionTail, "append", refusing)
         monkeypatch.setattr(os, "fsync", lambda fd: None)  # processes die here, not the machine
 
-    def writer(self) -> LogWriter:
-        self.close()
-        made = LocalLogWriter(
+    def writer(self, worker: Worker) -> LogWriter:
+        name, instance = worker.spec.name, Path(worker.spec.instance)
+        if name in self._writers:
+            self._writers[name]._files.close()
+        self._tables = [instance / f"{name}.log-table" for name in ("recovery", "producer-0", "producer-1")]
+        made = self._writers[name] = LocalLogWriter(
             self._data_dir,
-            self._table,
+            instance / f"{name}.log-table",
             settings=Settings(segment_bytes=3000),
-            live_rings=["000001-test"],
+            live_rings=live_rings(worker.spec),
             monotonic=lambda: float(next(self._clock)),
         )
-        self._writers = [made]
         return made
 
     def has(self, topic: str) -> list[int]:
-        reader = LocalLogReader(self._data_dir, [self._table])
+        reader = LocalLogReader(self._data_dir, self._tables)
         cursor = reader.open(Partition(topic, 0), 0)
         found: list[int] = []
         while (run := cursor.read(1 << 20)) is not None:
@@ -165,23 +178,34 @@ class LocalStore(Store):
         return found
 
     def close(self) -> None:
-        for dead in self._writers:
+        for dead in self._writers.values():
             dead._files.close()
 
 
 class ParkBench:
-    """Two gateways, one producer at a time, and a log; ``accepted`` is what each topic has to get, in order."""
+    """Two gateways, one or two producers, and a log; ``accepted`` is what each topic has to get, in order."""
 
     def __init__(self, folder: Path, store: Store, steps: KilledAt, **settings: Any) -> None:
         folder.mkdir()
-        self.kit = Kit(folder, msgspec.structs.replace(Settings(gateways=2), **settings))
+        self._folder = folder
+        self._settings = msgspec.structs.replace(Settings(gateways=2), **settings)
+        self._kits: list[Kit] = []
         self.store = store
         self.steps = steps
-        self.peers: list[Peer] = [self.kit.peer("gateway-0"), self.kit.peer("gateway-1")]
         self.accepted: dict[str, list[int]] = {}
         self._number = itertools.count()
+        self._seconds = itertools.count()
         self.deaths = 0
-        self.producer: Producer | None = None
+        self.producers: dict[str, Producer] = {}
+        self.start_server()
+
+    def start_server(self, producers: int = 1) -> None:
+        """A new instance, with gateways that accept already."""
+        self.producers.clear()
+        settings = msgspec.structs.replace(self._settings, producers=producers)
+        self.kit = Kit(self._folder, settings, f"{len(self._kits) + 1:06d}-test", RING_BYTES)
+        self._kits.append(self.kit)
+        self.peers: list[Peer] = [self.kit.peer("gateway-0"), self.kit.peer("gateway-1")]
 
     def append(self, chooser: random.Random) -> None:
         """One request of a gateway, with packets for several topics; what finds no room was not accepted."""
@@ -189,46 +213,80 @@ class ParkBench:
         rows = [chooser.randrange(len(routes)) for _ in range(chooser.randint(1, 4))]
         numbers = [next(self._number) for _ in rows]
         size = chooser.choice((0, 0, 300))
-        packets = [Packet(id=number, content=bytes(size)).SerializeToString() for number in numbers]
         peer = chooser.choice(self.peers)
-        producer = peer.producers[0]
-        if not peer.try_append({producer: Parcel([Record(routes, rows, packets)])}):
+        parts: dict[ProducerProxy, Record] = {}
+        for row, number in zip(rows, numbers, strict=True):
+            producer = peer.producer_of(routes[row].data_source)
+            record = parts.setdefault(producer, Record(routes, [], []))
+            record.indexes.append(row)
+            record.packets.append(Packet(id=number, content=bytes(size)).SerializeToString())
+        if not peer.try_append({producer: Parcel([record]) for producer, record in parts.items()}):
             return
         for row, number in zip(rows, numbers, strict=True):
             for topic in filter(None, (routes[row].topic, routes[row].essentials)):
                 self.accepted.setdefault(topic, []).append(number)
 
     def work(self, rounds: int = 1) -> None:
-        """The producer's duty cycle, or that of its successor when it dies."""
+        """The producers' duty cycle, or that of the successor of one that dies."""
         for _ in range(rounds):
-            with self._mortal():
-                if self.producer is None:
-                    self.producer = Producer(self.kit.worker("producer-0"), self.store.writer())
-                self.producer._look_at = 0.0
-                self.producer.do_work()
+            for index in range(self.kit.settings.producers):
+                self._work_as(f"producer-{index}")
             for peer in self.peers:
                 move(peer)
 
-    def recover(self) -> None:
-        """The server has gone, and its successor's recovery logs what it left; again, when it dies itself."""
-        self.producer = None
-        blocked, self.store.blocked = set(self.store.blocked), self.store.blocked
-        self.store.blocked.clear()
-        done = False
-        while not done:
-            with self._mortal():
-                recover_instance(self.kit.worker("recovery"), self.store.writer(), self.kit.instance)
-                done = True
-        self.store.blocked.update(blocked)
+    def _work_as(self, name: str) -> None:
+        deaths = self.deaths
+        with self._mortal():
+            if name not in self.producers:
+                worker = self.kit.worker(name)
+                self.producers[name] = Producer(worker, self.store.writer(worker))
+            self.producers[name]._look_at = 0.0
+            self.producers[name].do_work()
+        if self.deaths > deaths:
+            self.producers.pop(name, None)
+
+    def recover(self, chooser: random.Random, *, all_die: bool) -> None:
+        """The server has gone, and its successor's recovery logs or parks what it left; again when it dies itself, or
+        with ``all_die`` that of the next successor. Topics may be blocked or taken when it dies."""
+        self.start_server(chooser.randint(1, 2))
+        self.append(chooser)
+        while not self._recovers():
+            if all_die:
+                self.start_server(chooser.randint(1, 2))
+            self.append(chooser)
+            if chooser.random() < 0.5:
+                self.steps.kill_at = self.steps.steps + chooser.randint(1, 60)
+            if chooser.random() < 0.3:
+                self.store.blocked ^= {chooser.choice(BLOCKABLE)}
+        assert self.stale() == []
+
+    def stale(self) -> list[Path]:
+        """As a start of the server finds them: what holds nothing goes at once."""
+        found = [folder for folder in sorted(self._folder.glob("*-test")) if folder != self.kit.instance]
+        return [folder for folder in found if unlogged_bytes(folder) or shutil.rmtree(folder)]
+
+    def _recovers(self) -> bool:
+        stale = [str(path) for path in self.stale()]
+        with self._mortal():
+            worker = self.kit.worker("recovery")
+            worker.spec = msgspec.structs.replace(worker.spec, stale_instances=stale)
+            recover(worker, lambda: self._dying_with_us(self.store.writer(worker)), lambda: float(next(self._seconds)))
+            return True
+        return False
+
+    def _dying_with_us(self, writer: LogWriter) -> LogWriter:
+        """Who is killed does not close its log."""
+        close = writer.close
+        writer.close = lambda seconds: not self.steps.killed and close(seconds)  # type: ignore[method-assign]
+        return writer
 
     @contextlib.contextmanager
     def _mortal(self) -> Iterator[None]:
-        self.steps.armed = True
+        self.steps.armed, self.steps.killed = True, False
         try:
             yield
         except Killed:
             self.deaths += 1
-            self.producer = None
         finally:
             self.steps.armed = False
 
@@ -236,7 +294,8 @@ class ParkBench:
         self.store.blocked.clear()
         for _ in range(60):
             self.work()
-            if self.producer is not None and self.producer.drained():
+            producers = self.producers.values()
+            if len(producers) == self.kit.settings.producers and all(producer.drained() for producer in producers):
                 return
         raise AssertionError("not drained")
 
@@ -255,4 +314,5 @@ class ParkBench:
         for park in self.steps.parks:
             park.close()
         self.steps.parks.clear()
-        self.kit.close()
+        for kit in self._kits:
+            kit.close()

@@ -21,17 +21,19 @@ __all__ = ["Kit", "move"]
 class Kit:
     """One instance's shared memory; ``worker(name)`` is a process's view of it (each call another incarnation)."""
 
-    def __init__(self, folder: Path, settings: Settings | None = None) -> None:
+    def __init__(
+        self, folder: Path, settings: Settings | None = None, name: str = "000001-test", ring_bytes: int = 1 << 20
+    ) -> None:
         self.settings = settings or Settings()
         self.settings = msgspec.structs.replace(self.settings, run_dir=str(folder), data_dir=str(folder / "data"))
-        self.instance = folder / "000001-test"
+        self.instance = folder / name
         (self.instance / "links").mkdir(parents=True)
         topology = Topology(self.settings, self.instance)
         self._doorbells = {name: create_doorbell() for name, _, _ in topology.names}
         self.slots = topology.slots(self._doorbells)
         self.links = topology.links()
         for ring in topology.rings():
-            create_ring(ring.path, capacity_bytes=min(ring.capacity_bytes, 1 << 20), ring_id=ring.ring_id)
+            create_ring(ring.path, capacity_bytes=min(ring.capacity_bytes, ring_bytes), ring_id=ring.ring_id)
         for slot in self.slots:
             create_liveness(slot.liveness, slot.name)
             create_counters(slot.counters, slot.name)

@@ -11,10 +11,10 @@ import pytest
 from agent_bench import Bench, logged, packet
 from memory_log import MemoryLog, MemoryWriter
 
-from trackside.control_plane.kept import keep, kept_instances, kept_names
+from trackside.control_plane.kept import LAID_OUT, keep, kept_instances, kept_names
 from trackside.control_plane.run_directory import holds_packets, unlogged_bytes
 from trackside.data_plane.log import Partition
-from trackside.data_plane.recovery import recover_instance
+from trackside.data_plane.recovery import Recovery
 from trackside.data_plane.spec import Settings
 
 
@@ -43,7 +43,7 @@ def test_rings_and_parks_outlive_the_run_directory(bench: Bench, tmp_path: Path)
     log = MemoryLog()
     worker = bench.producer.worker
     worker.stopping = False
-    recover_instance(worker, MemoryWriter(log), kept)
+    Recovery(worker, MemoryWriter(log)).recover(kept)
     assert logged(log) == [1, 2, 4] and logged(log, Partition("Boat", 0)) == [3]
     assert not holds_packets(kept)
 
@@ -72,3 +72,12 @@ def test_nothing_is_kept_twice(bench: Bench, tmp_path: Path) -> None:
     (kept,) = kept_instances(tmp_path / "data")
     keep(kept, tmp_path / "data")
     assert kept_instances(tmp_path / "data") == [kept]
+
+
+def test_what_a_recovery_has_parked_counts(bench: Bench, tmp_path: Path) -> None:
+    instance = bench.kit.instance
+    bench.log.available = True
+    bench.settle()
+    os.rename(instance / "parks" / "producer-0.park", instance / "parks" / "recovery.park")
+    (instance / LAID_OUT).touch()
+    assert holds_packets(instance) and not unlogged_bytes(instance, "producer-0")

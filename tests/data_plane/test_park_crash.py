@@ -15,6 +15,9 @@ from park_bench import BLOCKABLE, KilledAt, LocalStore, MemoryStore, ParkBench, 
 SEEDS = int(os.environ.get("TRACKSIDE_PARK_SEEDS", "20"))
 """Random lives a log and kind; the long form is TRACKSIDE_PARK_SEEDS=3000."""
 
+STRIDE = 5 if SEEDS <= 20 else 1
+"""Of the steps of a recovery every so-manieth is one to be killed at; in the long form each."""
+
 
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> KilledAt:
@@ -83,6 +86,49 @@ def test_killed_before_each_step(
     assert kill_at > 40
 
 
+def topics_blocked_over_restarts(bench: ParkBench, all_die: bool) -> None:
+    """Two of them, with packets in the park and in the rings; one is taken while the second recovery is at work."""
+    chooser = random.Random(6)
+    bench.store.blocked |= {"Car", "Boat"}
+    for _ in range(3):
+        bench.append(chooser)
+        bench.append(chooser)
+        bench.work()
+    for _ in range(2):
+        bench.append(chooser)
+    bench.recover(chooser, all_die=all_die)
+    bench.append(chooser)
+    bench.work(2)
+    bench.append(chooser)
+    bench.start_server()  # and it dies before it has recovered anything
+    for _ in range(3):
+        bench.append(chooser)
+    bench.recover(chooser, all_die=all_die)
+    bench.finish()
+
+
+@pytest.mark.parametrize("all_die", [False, True], ids=["the recovery dies", "all die"])
+def test_killed_before_each_step_of_a_recovery(
+    tmpfs: Path, monkeypatch: pytest.MonkeyPatch, make_store: type[Store], steps: KilledAt, all_die: bool
+) -> None:
+    kill_at, killed = 1, True
+    while killed:
+        folder = tmpfs / str(kill_at)
+        with monkeypatch.context() as patch:
+            bench = ParkBench(folder, make_store(folder, patch), steps, park_after_seconds=0.0)
+            steps.steps, steps.kill_at, steps.torn = 0, kill_at, 0.4
+            topics_blocked_over_restarts(bench, all_die)
+            try:
+                bench.check()
+            except AssertionError as error:
+                raise AssertionError(f"killed at {kill_at}: {error}") from None
+            bench.close()
+        shutil.rmtree(folder)
+        killed = bench.deaths > 0
+        kill_at += STRIDE
+    assert kill_at > 60
+
+
 @pytest.mark.parametrize("kind", ["follows", "leaves", "full"])
 def test_random_lives(
     tmpfs: Path, monkeypatch: pytest.MonkeyPatch, make_store: type[Store], steps: KilledAt, kind: str
@@ -98,8 +144,9 @@ def test_random_lives(
             for _ in range(chooser.randint(1, 4)):
                 steps.steps, steps.kill_at, steps.torn = 0, chooser.randint(5, 120), chooser.random()
                 life(bench, chooser, 12)
-                if chooser.random() < 0.3:
-                    bench.recover()
+                if chooser.random() < 0.5:
+                    steps.steps, steps.kill_at = 0, chooser.randint(1, 80)
+                    bench.recover(chooser, all_die=chooser.random() < 0.5)
             bench.finish()
             try:
                 bench.check()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -10,14 +12,22 @@ from memory_log import MemoryLog, MemoryWriter
 from worker_kit import Kit
 
 from ma.streaming.open_data.v1.open_data_pb2 import Packet
+from trackside.data_plane.log import LogWriter, Partition, Refusal
+from trackside.data_plane.log_backend import live_rings
+from trackside.data_plane.park_file import ParkEntry, ParkFile, parked_bytes, rings_in_parks
 from trackside.data_plane.peer import Parcel
+from trackside.data_plane.producer import Producer
 from trackside.data_plane.record import Record, Route
-from trackside.data_plane.recovery import recover_instance, write_rings_of
+from trackside.data_plane.recovery import Recovery, recover, write_rings_of
 from trackside.data_plane.spec import Settings
 from trackside.data_plane.worker import Worker
 from trackside.shm.ring import RingView
 
 COUNT = 40
+
+
+def recover_instance(worker: Worker, log: LogWriter, instance: Path) -> int:
+    return Recovery(worker, log).recover(instance)
 
 
 class Killed(BaseException):
@@ -123,3 +133,136 @@ def test_the_rings_of_all_peers_to_all_producers_are_found(kit: Kit) -> None:
     assert {
         f"{peer}.producer-{i}.down.ring" for peer in ("gateway-0", "gateway-1", "control-plane") for i in (0, 1)
     } == names
+
+
+# -- blocked topics ---------------------------------------------------------------------------------------------------
+
+
+class LateWriter(MemoryWriter):
+    """Everything that waits has waited for too long."""
+
+    def overdue(self, seconds: float) -> set[str]:
+        return {place.topic for place, piece in self._pieces() if not piece.number}
+
+
+class Restart:
+    """The instance that died, and the one after it."""
+
+    def __init__(self, folder: Path, old: Kit, log: MemoryLog, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.old, self.log = old, log
+        self.writer = MemoryWriter
+        self.new = Kit(folder, old.settings, "000002-test")
+        self.worker = self.new.worker("recovery")
+        self.worker.spec = msgspec.structs.replace(self.worker.spec, stale_instances=[str(old.instance)])
+        self.rounds = 0
+        self._seconds = itertools.count()
+        self._stop_after = 0
+        monkeypatch.setattr(Recovery, "_pause", lambda _recovery, _done: self._count_round())
+
+    def _count_round(self) -> None:
+        self.rounds += 1
+        self.worker.stopping = self.rounds == self._stop_after
+
+    def recover(self, rounds: int = 1000) -> None:
+        """Each look at the clock is a second later than the last. Told to stop after ``rounds`` of waiting."""
+        self._stop_after = self.rounds + rounds
+        self.worker.stopping = False
+        recover(self.worker, lambda: self.writer(self.log), lambda: float(next(self._seconds)))
+
+    def start_producers(self) -> Iterator[Producer]:
+        for index in range(self.new.settings.producers):
+            worker = self.new.worker(f"producer-{index}")
+            yield Producer(worker, MemoryWriter(self.log))
+
+
+@pytest.fixture
+def restart(tmp_path: Path, kit: Kit, monkeypatch: pytest.MonkeyPatch) -> Restart:
+    return Restart(tmp_path, kit, MemoryLog(), monkeypatch)
+
+
+def test_blocked_topics_go_to_their_producers_and_keep_nobody_from_serving(restart: Restart) -> None:
+    restart.log.blocked |= {"Car0", "Car1", "Car4"}
+    restart.recover()
+    assert logged(restart.log) == {topic: EVERYTHING[topic] for topic in ("Car2", "Car3")}
+    assert not restart.old.instance.exists()
+    producers = list(restart.start_producers())
+    assert all(producer._parking.topics for producer in producers), "each has some"
+    restart.log.blocked.clear()
+    for producer in producers:
+        producer.do_work()
+        assert producer.drained()
+    assert logged(restart.log) == EVERYTHING
+
+
+def test_while_the_log_is_away_nothing_is_parked_nor_right_after_it_has_come_back(restart: Restart) -> None:
+    restart.writer = LateWriter
+    restart.log.available = False
+    before = uncommitted(restart.old)
+    restart.recover(rounds=100)
+    assert uncommitted(restart.old) == before and parked_bytes(restart.old.instance) == 0
+    assert restart.worker.liveness.read_reason() == "the test took it away"
+    restart.log.available = True
+    restart.recover()
+    assert logged(restart.log) == EVERYTHING and parked_bytes(restart.new.instance) == 0
+
+
+def test_without_room_for_the_copy_the_recovery_waits_and_says_so(
+    restart: Restart, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    restart.log.blocked.add("Car0")
+    with monkeypatch.context() as patch:
+        limit = ParkFile.bytes_limit
+        patch.setattr(ParkFile, "bytes_limit", lambda file: 0 if file.path.parent.name == "parks.new" else limit(file))
+        restart.recover(rounds=100)
+    reason = "no room for a copy in the run directory; parked: Car0"
+    assert restart.worker.liveness.read_reason() == reason and parked_bytes(restart.old.instance) > 0
+    restart.recover()
+    assert parked_bytes(restart.new.instance) > 0 and not restart.old.instance.exists()
+
+
+def test_without_room_in_the_park_the_rings_keep_it(restart: Restart, monkeypatch: pytest.MonkeyPatch) -> None:
+    restart.log.blocked.add("Car0")
+    with monkeypatch.context() as patch:
+        patch.setattr(ParkFile, "bytes_limit", lambda _: 0)
+        restart.recover(rounds=100)
+    assert "no room to park more" in restart.worker.liveness.read_reason() and uncommitted(restart.old) > 0
+    restart.log.blocked.clear()
+    restart.recover()
+    assert {topic: list(dict.fromkeys(numbers)) for topic, numbers in logged(restart.log).items()} == EVERYTHING
+
+
+def test_a_producer_bears_more_than_its_park_may_hold_and_refusals_of_the_dead(restart: Restart) -> None:
+    restart.log.blocked.add("Car0")
+    restart.recover()
+    settings = msgspec.structs.replace(restart.new.settings, park_bytes=64)
+    restart.new.settings = settings
+    (producer,) = [producer for producer in restart.start_producers() if producer._parking.topics]
+    ring = next(iter(rings_in_parks(restart.new.instance)))
+    producer.log.refused.append(Refusal(ring, 1, 0, Partition("Car0", 0), "no"))  # type: ignore[attr-defined]
+    producer.do_work()
+    assert producer._parking.full
+    restart.log.blocked.clear()
+    producer.do_work()
+    assert producer.drained() and not producer._parking.full
+    assert logged(restart.log) == EVERYTHING
+
+
+def test_the_local_log_keeps_positions_of_rings_that_are_only_in_parks_any_more(restart: Restart) -> None:
+    park = ParkFile(restart.old.instance / "parks" / "producer-0.park", 1 << 20)
+    park.append(
+        ParkEntry(["Car"], "000000-before/gateway-0.producer-0.down", 9, 0, Record([Route("Car", 0, b"")], [], []))
+    )
+    assert "000000-before/gateway-0.producer-0.down" in live_rings(restart.worker.spec)
+
+
+def test_a_copy_that_a_dead_server_was_about_to_need_alone_is_recognised(restart: Restart) -> None:
+    """It had handed over, and died before the instances went that it had it from."""
+    restart.log.blocked.add("Car1")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Recovery, "_discard", lambda _: None)
+        restart.recover()
+    assert parked_bytes(restart.old.instance) and parked_bytes(restart.new.instance)
+    recovery = Recovery(restart.worker, MemoryWriter(restart.log))
+    recovery._after_seconds = 0.0
+    assert recovery.recover(restart.old.instance) == len(EVERYTHING["Car1"])
+    assert recovery.recover(restart.new.instance) == 0
