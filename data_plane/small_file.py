@@ -82,6 +82,6 @@ def _stamp(path: str) -> object:
         found = os.stat(path)
     except (OSError, ValueError) as error:
         return str(error)
-    age = time.time() - max(found.st_mtime, found.st_ctime)
+    age = time.time_ns() / 1e9 - max(found.st_mtime, found.st_ctime)
     settled = age > SETTLED_SECONDS
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns, settled or object()

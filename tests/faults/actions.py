@@ -21,6 +21,7 @@ from faults.checker import Checker
 from faults.lanes import LABELS, LARGE_BYTES, Lane, sources
 from kafka_broker import KafkaBroker
 from server import Server, wait_until
+from stepped import step_clock
 
 from trackside.control_plane.worker_handle import FRUITLESS_SECONDS
 from trackside.data_plane.naming import naming_of
@@ -54,6 +55,7 @@ __all__ = [
     "kill_while_starting",
     "lose_run_directory",
     "pause",
+    "step_clock_to",
     "take_over",
 ]
 
@@ -455,6 +457,19 @@ def kafka_refuses_large(*, seconds: float) -> Action:
         scene.stay(seconds)
         for topic in topics:
             scene.broker.configure_topic(topic, {"max.message.bytes": str(AS_BEFORE_BYTES)})
+
+    return act
+
+
+# -- the clock ------------------------------------------------------------------------------------------------------
+
+
+def step_clock_to(ahead_seconds: int) -> Action:
+    """Somebody sets the clock, so far off the true time. Wants ``Fault.stepped_clock``."""
+
+    def act(scene: Scene) -> None:
+        step_clock(scene.server, ahead_seconds)
+        scene.did["clock stepped"] += 1
 
     return act
 

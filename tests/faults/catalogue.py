@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from faults import actions as do
 from faults.actions import ROLES, Action
+from stepped import HOUR_SECONDS
 
 __all__ = ["FAULTS", "Fault"]
 
@@ -18,6 +19,7 @@ class Fault(NamedTuple):
     ``short``: on which logs and in which shapes the short form has it; the long form has all. ``statuses``: what writes
     may be answered with besides the usual. Without ``keeps_rings`` what only rings had may be lost, with all connections.
     ``secured``: Kafka asks the server who it is. ``small_disk``: the data directory is on a tmpfs of its own, which wants root.
+    ``stepped_clock``: the clock can be set.
     """
 
     name: str
@@ -32,6 +34,7 @@ class Fault(NamedTuple):
     keeps_rings: bool = True
     secured: bool = False
     small_disk: bool = False
+    stepped_clock: bool = False
 
 
 _CANCELLED = ("CANCELLED",)
@@ -195,6 +198,22 @@ _TABLE = (
         logs=("local",),
         short=(),  # tests/system/test_disk_faults.py has it
         small_disk=True,
+    ),
+    Fault(
+        "clock",
+        "the clock is stepped an hour forth and back, and processes are killed while it is wrong",
+        (2, 3, 4, 6),
+        (
+            do.step_clock_to(HOUR_SECONDS),
+            do.kill("producer", "consumer"),
+            do.step_clock_to(-HOUR_SECONDS),
+            do.kill("gateway", "control-plane"),
+            do.kill_group,
+            do.step_clock_to(0),
+        ),
+        short=(),  # tests/system/test_clock.py has it
+        repeats=True,
+        stepped_clock=True,
     ),
     Fault(
         "mixed",

@@ -27,6 +27,7 @@ from kafka_broker import SASL_PASSWORD, SASL_USER, KafkaBroker, running_broker
 from rich.console import Console
 from rich.table import Table
 from server import SHAPES, Server
+from stepped import give_stepped_clock
 
 DISK_MIB = 256
 WIDE = 200
@@ -105,6 +106,8 @@ def _server(fault: Fault, shape: str, broker: KafkaBroker | None, number: int) -
         server.environment.update(fault.environment)
         if fault.small_disk:
             stack.enter_context(_small_disk(server.data_dir))
+        if fault.stepped_clock:
+            give_stepped_clock(server)
         if broker:
             server.environment["TRACKSIDE_DOMAIN"] = f"Fault{number}"
             server.environment.update(SECURED if fault.secured else {})
