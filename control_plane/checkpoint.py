@@ -19,10 +19,12 @@ from pathlib import Path
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
+from google.protobuf.message import DecodeError
 
 from trackside.control_plane.frame_file import FrameFile
 from trackside.control_plane.log_port import LoggedEntry
 from trackside.data_plane.log import Partition
+from trackside.data_plane.undecodable import UNDECODABLE
 
 __all__ = ["Checkpoint", "Checkpoints", "Dumps", "Restored"]
 
@@ -87,7 +89,7 @@ class Checkpoint(Generic[F]):
         """The state when it was last written, and the entries since; None when there is none of this log."""
         try:
             return self._restore()
-        except (msgspec.MsgspecError, OSError, ValueError) as damaged:
+        except (*UNDECODABLE, DecodeError, OSError, ValueError) as damaged:
             log.warning("%s is not used: %s", self._path, damaged)
             return None
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from trackside.control_plane.config_keys import FOREIGN_SECTIONS, KEYS, SECTION, SECTIONS_INSIDE, Key, find_key
 from trackside.control_plane.config_kinds import spelled
-from trackside.control_plane.located_json import JsonError, Node, node_of, parse_json
+from trackside.control_plane.located_json import JsonError, Node, node_of, parse_json, shown_name
 
 __all__ = [
     "FileNotUsable",
@@ -53,7 +53,7 @@ class Problem:
     def __str__(self) -> str:
         value = f" = {self.value}" if self.value else ""
         origin = f" ({self.origin})" if self.origin else ""
-        return f"{self.key}{value}: {self.reason}{origin}"
+        return f"{shown_name(self.key)}{value}: {self.reason}{origin}"
 
 
 @dataclass(slots=True)

@@ -237,7 +237,15 @@ def _opened(kind: int, rest: bytes) -> Opened:
     if kind != _OWNED:
         return Opened(rest)
     size = 1 + rest[0] if rest else 0
-    return Opened(rest[size:], rest[1:size].decode("utf-8", "replace"))
+    return Opened(rest[size:], _owner(rest[1:size]))
+
+
+def _owner(name: bytes) -> str:
+    """Of one that cannot be read nobody is the owner, and no token may use the connection."""
+    try:
+        return name.decode()
+    except UnicodeDecodeError:
+        return ""
 
 
 class ConnectionService(services.ConnectionManagerServiceServicer):

@@ -24,6 +24,7 @@ from trackside.control_plane.exit_codes import CommandFailed, ExitCode
 from trackside.data_plane.dead_letters import DeadLetterFile, Found, now_text
 from trackside.data_plane.durable import replace_file
 from trackside.data_plane.spec import Settings
+from trackside.data_plane.undecodable import UNDECODABLE
 
 __all__ = ["LetterBoxes", "SentAgain"]
 
@@ -50,7 +51,7 @@ class SentAgain:
         for line in lines:
             try:
                 sent = msgspec.json.decode(line, type=_Sent)
-            except msgspec.MsgspecError:  # cut short by a crash: it counts as not sent
+            except UNDECODABLE:  # cut short by a crash: it counts as not sent
                 continue
             yield sent.id, sent.time
 

@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from json import JSONDecodeError, JSONDecoder
 
-__all__ = ["JsonError", "Node", "node_of", "parse_json"]
+__all__ = ["JsonError", "Node", "node_of", "parse_json", "shown_name"]
 
 DEPTH_MAX = 32
+DIGITS_MAX = 1000
+NAME_CHARACTERS_SHOWN = 100
 _SPACE = re.compile(r"[ \t\r\n]*")
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _STRINGS = JSONDecoder()
@@ -24,6 +26,14 @@ class JsonError(Exception):
         self.reason = reason
         self.line = line
         self.column = column
+
+
+def shown_name(name: str) -> str:
+    """A name for a message: in one line, whatever somebody wrote there."""
+    if name.isprintable() and len(name) <= NAME_CHARACTERS_SHOWN:
+        return name
+    text = repr(name)
+    return text if len(text) <= NAME_CHARACTERS_SHOWN else f"{text[:NAME_CHARACTERS_SHOWN]}... ({len(name)} characters)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +112,10 @@ class _Parser:
             line, start = self.line(), self.at
             name = self.string()
             if name in found:
-                raise self.error(f"{name} stands twice in this object, first in line {found[name].line}", start)
-            self.expect(":", f"a colon is expected behind {name}")
+                raise self.error(
+                    f"{shown_name(name)} stands twice in this object, first in line {found[name].line}", start
+                )
+            self.expect(":", f"a colon is expected behind {shown_name(name)}")
             self.skip_space()
             found[name] = Node(self.value().value, line)
         return found
@@ -130,6 +142,8 @@ class _Parser:
 
     def scalar(self) -> object:
         if number := _NUMBER.match(self.text, self.at):
+            if len(number.group()) > DIGITS_MAX:
+                raise self.error(f"a number of {len(number.group())} characters; at most {DIGITS_MAX} are taken")
             self.at = number.end()
             return float(number.group()) if number.group(1) or number.group(2) else int(number.group())
         for word, meaning in _WORDS.items():

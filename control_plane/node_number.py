@@ -38,6 +38,7 @@ from trackside.control_plane.log_port import Append, LogAway, LoggedEntry, LogPo
 from trackside.control_plane.session_fold import NODE_CLAIM
 from trackside.data_plane.durable import replace_file
 from trackside.data_plane.log import Partition
+from trackside.data_plane.undecodable import UNDECODABLE
 
 __all__ = ["Claim", "ClaimedNode", "FixedNode", "NodeFold"]
 
@@ -97,7 +98,7 @@ def _claim_of(entry: LoggedEntry) -> Claim | None:
         if packet.type != NODE_CLAIM:
             return None
         claim = msgspec.json.decode(packet.content, type=Claim)
-    except (DecodeError, msgspec.MsgspecError):
+    except (DecodeError, *UNDECODABLE):
         return None
     return claim if 0 <= claim.node < NODES else None
 
@@ -244,7 +245,7 @@ def _read_memory(path: Path) -> _Memory:
         return msgspec.json.decode(path.read_bytes(), type=_Memory)
     except FileNotFoundError:
         pass
-    except msgspec.MsgspecError as damaged:
+    except UNDECODABLE as damaged:
         log.warning("%s cannot be read, this server takes another node number: %s", path, damaged)
     memory = _Memory(str(uuid.uuid4()))
     replace_file(path, msgspec.json.encode(memory))

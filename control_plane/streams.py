@@ -17,6 +17,7 @@ from trackside.control_plane.frame_file import FrameFile
 from trackside.control_plane.log_port import LogAway, LogPort
 from trackside.control_plane.shared_calls import SharedCalls
 from trackside.data_plane.routing import BadName, Routing
+from trackside.data_plane.undecodable import UNDECODABLE
 
 __all__ = ["FRESH_SECONDS", "StreamTable"]
 
@@ -66,9 +67,14 @@ class StreamTable:
                 kept = msgspec.msgpack.decode(frame, type=_Kept)
                 if kept.place == self._place:
                     self._keep(kept.data_source, _Answer(kept.streams, -math.inf))
+        except UNDECODABLE as damaged:
+            log.warning("streams that were kept are not all used: %s", damaged)
+        except OSError as away:
+            self._go_without(away)
+        try:
             self._rewrite()
-        except (msgspec.MsgspecError, OSError) as damaged:
-            self._go_without(damaged)
+        except OSError as away:
+            self._go_without(away)
 
     async def streams_of(self, data_source: str) -> list[str]:
         """Its streams without the main one. The last answer, however old, while the log is away; without one LogAway.

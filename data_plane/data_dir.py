@@ -84,7 +84,7 @@ def read_identity(data_dir: Path) -> bytes | None:
         number, identity = int(found["format"]), str(found["identity"])
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise DataDirDamaged(f"{path} does not say the format of this data directory: {error!r}") from None
     if number > DATA_FORMAT:
         raise DataDirTooNew(

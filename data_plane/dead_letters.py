@@ -22,6 +22,7 @@ from pathlib import Path
 import msgspec
 
 from trackside.data_plane.log import Partition
+from trackside.data_plane.undecodable import UNDECODABLE
 
 __all__ = ["FILE_BYTES_MAX", "DeadLetter", "DeadLetterFile", "DeadLettersFull", "Found", "letter_id", "now_text"]
 
@@ -116,7 +117,7 @@ class DeadLetterFile:
             left = os.fstat(file.fileno()).st_size  # what comes meanwhile is for the next time
             while left > 0 and (line := file.readline()):
                 left -= len(line)
-                with contextlib.suppress(msgspec.MsgspecError):
+                with contextlib.suppress(*UNDECODABLE):
                     yield Found(letter_id(line.strip()), "file", _decoder.decode(line))
 
     def keep(self, wanted: Callable[[str], bool]) -> None:

@@ -21,6 +21,7 @@ import msgspec
 
 from trackside.data_plane.durable import replace_file
 from trackside.data_plane.log import Partition
+from trackside.data_plane.undecodable import UNDECODABLE
 
 __all__ = ["PLACE_HEADER", "Forwarded", "ForwardedFile", "encode_place", "offset_of"]
 
@@ -72,7 +73,7 @@ class ForwardedFile:
     def _load(self) -> dict[Partition, Forwarded] | None:
         try:
             found = msgspec.json.decode(self.path.read_bytes(), type=_Document)
-        except (FileNotFoundError, msgspec.MsgspecError):
+        except (FileNotFoundError, *UNDECODABLE):
             return None
         if found.log != self._log:
             return None

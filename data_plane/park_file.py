@@ -31,6 +31,7 @@ import msgspec
 
 from trackside.data_plane.data_dir import sync_directory
 from trackside.data_plane.record import Record
+from trackside.data_plane.undecodable import UNDECODABLE
 from trackside.shm.segment import free_bytes
 
 __all__ = [
@@ -219,11 +220,21 @@ def _scan(path: Path, data: bytes) -> tuple[list[tuple[Placed, ParkEntry]], int]
         if crc32(body) != crc:
             raise ParkDamaged(f"{path}: the entry at {position} does not hold")
         try:
-            found.append((Placed(position, end - position), _decoder.decode(body)))
-        except msgspec.MsgspecError as error:
+            entry = _decoder.decode(body)
+        except UNDECODABLE as error:
             raise ParkDamaged(f"{path}: no entry at {position}: {error}") from None
+        if entry.record is not None and not _agrees_with_itself(entry.record):
+            raise ParkDamaged(f"{path}: the record of the entry at {position} contradicts itself")
+        found.append((Placed(position, end - position), entry))
         position = end
     return found, position
+
+
+def _agrees_with_itself(record: Record) -> bool:
+    """Whether each packet has a route; counts may be missing as a whole."""
+    routes = len(record.routes)
+    counted = len(record.counts) == len(record.sizes) and len(record.counts) in (0, routes)
+    return counted and len(record.indexes) == len(record.packets) and all(0 <= row < routes for row in record.indexes)
 
 
 def live(found: Iterable[tuple[Placed, ParkEntry]]) -> list[tuple[Placed, ParkEntry, frozenset[str]]]:

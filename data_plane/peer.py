@@ -15,8 +15,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import starmap
 from typing import Any, NamedTuple, TypeVar
 
-import msgspec
-
 from trackside.data_plane.frame import decode_frame
 from trackside.data_plane.link import (
     FRAME,
@@ -46,6 +44,7 @@ from trackside.data_plane.reading import Readers
 from trackside.data_plane.record import Record, decode_record, encode_record
 from trackside.data_plane.routing import Routing
 from trackside.data_plane.spec import LinkSpec
+from trackside.data_plane.undecodable import UNDECODABLE
 from trackside.data_plane.worker import Worker
 from trackside.shm.counters import Counter as Cell
 from trackside.shm.fence import full_fence
@@ -297,7 +296,7 @@ def _sizes_in(body: bytes) -> Counter[str]:
     """By topic; of no topic when it is no record: that is its producer's to deal with."""
     try:
         return Parcel([decode_record(body)]).sizes
-    except (msgspec.MsgspecError, IndexError, ValueError):
+    except (*UNDECODABLE, IndexError, ValueError):
         return Counter()
 
 

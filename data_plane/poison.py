@@ -25,6 +25,7 @@ from trackside.data_plane.dead_letters import DeadLetter, DeadLetterFile, DeadLe
 from trackside.data_plane.link import PACKETS
 from trackside.data_plane.merge import Merge
 from trackside.data_plane.record import Record, decode_record
+from trackside.data_plane.undecodable import UNDECODABLE
 from trackside.data_plane.worker import Worker
 from trackside.shm.ring import RingReader, RingRecord
 
@@ -61,7 +62,7 @@ class Trial:
     def read(self) -> Suspect | None:
         try:
             return msgspec.json.decode(self._path.read_bytes(), type=Suspect)
-        except (FileNotFoundError, msgspec.MsgspecError):
+        except (FileNotFoundError, *UNDECODABLE):
             return None
 
     def write(self, suspect: Suspect) -> None:
@@ -222,7 +223,7 @@ def _taken_apart(found: RingRecord) -> Record | None:
         return None
     try:
         return decode_record(found.body)
-    except msgspec.MsgspecError:
+    except UNDECODABLE:
         return None
 
 

@@ -14,8 +14,6 @@ from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import msgspec
-
 from trackside.data_plane import metrics
 from trackside.data_plane.link import PACKETS, Limits, Parks, PeerLink, PeerSet, Refused, encode_message
 from trackside.data_plane.log import LogState, LogWriter, Partition
@@ -26,6 +24,7 @@ from trackside.data_plane.poison import NOTHING, one_by_one
 from trackside.data_plane.record import Record, Route, decode_record
 from trackside.data_plane.routing import Routing
 from trackside.data_plane.stream_metrics import routed_counters
+from trackside.data_plane.undecodable import UNDECODABLE
 from trackside.data_plane.worker import Worker, run_agent
 from trackside.shm.ring import RingRecord
 
@@ -103,7 +102,7 @@ class Producer:
             record = decode_record(found.body)
             if len(record.counts) != len(record.routes):  # of a version before that did not count
                 record.count()
-        except msgspec.MsgspecError as error:
+        except UNDECODABLE as error:
             raise ValueError(f"ring {peer.down.ring_id}: no record at position {found.position}: {error}") from error
         ring = peer.down.ring_id
         parked = self._parking.claim(ring, found.end, found.stamp_ns, record) if self._parking.topics else None

@@ -25,14 +25,15 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import msgspec
 
 from trackside.data_plane.data_dir import sync_directory
 from trackside.data_plane.log import Partition, Progress
+from trackside.data_plane.undecodable import UNDECODABLE
 
-__all__ = ["PAIRS_MAX", "ProgressJournal", "whole_frames"]
+__all__ = ["PAIRS_MAX", "JournalDamaged", "ProgressJournal", "whole_frames"]
 
 PAIRS_MAX = 100_000
 """Groups times partitions: some 30 MB of memory. Beyond it the pair that was not committed for longest is forgotten."""
@@ -44,7 +45,13 @@ ROWS_A_FRAME = 1000
 SUFFIX = ".progress"
 
 _HEADER = struct.Struct("<II")
-_Row = tuple[str, int, int, int]  # topic, partition, offset, stamp
+_Number = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
+_Row = tuple[Annotated[str, msgspec.Meta(min_length=1)], _Number, _Number, _Number]  # topic, partition, offset, stamp
+
+
+class JournalDamaged(OSError):
+    """A frame whose checksum holds and whose body is none: not a torn tail, so nothing is cut. The file stays for a human
+    to look at; moved away, its groups begin anew."""
 
 
 class _Body(msgspec.Struct, array_like=True, frozen=True):
@@ -66,8 +73,8 @@ _decoder = msgspec.msgpack.Decoder(_Body)
 class ProgressJournal:
     """The journals of all consumers as one table, of which this process writes its own part. Not thread-safe.
 
-    Nothing is read before the first look; :meth:`find` and :meth:`keep` raise OSError when it cannot be, or when the
-    journal cannot be written, and may be called again.
+    Nothing is read before the first look; :meth:`find` and :meth:`keep` raise OSError when it cannot be (JournalDamaged
+    where a frame is none), or when the journal cannot be written, and may be called again.
     """
 
     def __init__(
@@ -145,7 +152,7 @@ class ProgressJournal:
         found: dict[tuple[str, Partition], _Kept] = {}
         for path in sorted(self.path.parent.glob(f"*{SUFFIX}")):
             whole_bytes = 0
-            for body, whole_bytes in whole_frames(path.read_bytes()):  # noqa: B007 - the last one is used
+            for body, whole_bytes in whole_frames(path.read_bytes(), str(path)):  # noqa: B007 - the last one is used
                 for topic, number, offset, stamp in body.rows:
                     pair, row = (body.group, Partition(topic, number)), Progress(body.identity, offset)
                     if pair not in found or found[pair].stamp < stamp:
@@ -220,8 +227,9 @@ def _frame(group: str, identity: bytes, rows: list[_Row]) -> bytes:
     return b"".join(frames)
 
 
-def whole_frames(journal: bytes) -> Iterator[tuple[_Body, int]]:
-    """Each whole frame from the beginning and where it ends; nothing behind the first that is not."""
+def whole_frames(journal: bytes, name: str = "") -> Iterator[tuple[_Body, int]]:
+    """Each whole frame from the beginning and where it ends; nothing behind the first that is not. ``name`` is for
+    messages. Raises JournalDamaged."""
     start = 0
     while start + _HEADER.size <= len(journal):
         length, checksum = _HEADER.unpack_from(journal, start)
@@ -229,5 +237,10 @@ def whole_frames(journal: bytes) -> Iterator[tuple[_Body, int]]:
         body = journal[start + _HEADER.size : end]
         if not body or len(body) < length or zlib.crc32(body) != checksum:
             return
-        yield _decoder.decode(body), end
+        try:
+            decoded = _decoder.decode(body)
+        except UNDECODABLE as error:
+            what = f"the frame at {start} holds and says nothing that can be meant ({error}); move the file away"
+            raise JournalDamaged(errno.EBADMSG, what, name) from None
+        yield decoded, end
         start = end

@@ -42,6 +42,7 @@ from typing import NamedTuple
 import msgspec
 
 from trackside.data_plane.log import LogConfigurationError
+from trackside.data_plane.undecodable import UNDECODABLE
 
 __all__ = [
     "BATCH_HEAD_BYTES",
@@ -146,20 +147,27 @@ def read_segment_head(fd: int) -> tuple[SegmentHead, int] | None:
     if len(data) < _SEGMENT.size or not data.startswith(SEGMENT_MAGIC):
         return None
     size = int.from_bytes(data[12:16], "little")
+    if not _SEGMENT.size <= size <= os.fstat(fd).st_size:
+        return None
     if size > len(data):
         data = os.pread(fd, size, 0)
     if len(data) < size or zlib.crc32(data[_SEGMENT_COVERED:size]) != int.from_bytes(data[8:12], "little"):
         return None
     if (version := int.from_bytes(data[16:20], "little")) > SEGMENT_VERSION:
         raise SegmentTooNew(f"a segment has version {version}; this Trackside reads up to {SEGMENT_VERSION}")
-    return _decode_segment_head(data[:size]), size
+    head = _decode_segment_head(data[:size])
+    return None if head is None else (head, size)
 
 
-def _decode_segment_head(data: bytes) -> SegmentHead:
+def _decode_segment_head(data: bytes) -> SegmentHead | None:
+    """None for one whose CRC holds, and nobody could have meant it."""
     _, _, size, _, partition, base_offset, time_ns, identity, boot, topic_bytes, _ = _SEGMENT.unpack_from(data)
     rings_at = _SEGMENT.size + topic_bytes
-    topic = data[_SEGMENT.size : rings_at].decode()
-    rings = dict(_unpack_rings(data[rings_at:size]))
+    try:
+        topic = data[_SEGMENT.size : rings_at].decode()
+        rings = dict(_unpack_rings(data[rings_at:size]))
+    except UNDECODABLE:
+        return None
     return SegmentHead(identity, boot, topic, partition, base_offset, time_ns, rings)
 
 

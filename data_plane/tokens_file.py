@@ -19,6 +19,7 @@ import msgspec
 from trackside.data_plane.access import Caller, Grant, Unauthenticated, shown
 from trackside.data_plane.rights import RIGHTS
 from trackside.data_plane.small_file import FileNotReadable, WatchedFiles
+from trackside.data_plane.undecodable import UNDECODABLE
 
 __all__ = ["NAME", "PATTERN", "Tokens", "TokensFile", "TokensNotUsable", "hash_of"]
 
@@ -91,7 +92,7 @@ class Tokens:
         """Raises TokensNotUsable."""
         try:
             file = msgspec.json.decode(data, type=_File)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        except UNDECODABLE as error:
             raise TokensNotUsable(f"no tokens file: {error}") from None
         _check(file.tokens)
         kept = before.callers if before else {}

@@ -185,7 +185,7 @@ def _described(run_dir: Path) -> dict[str, Any]:
         found = json.loads((run_dir / "server.json").read_bytes())
     except FileNotFoundError:
         raise NothingToObserve(f"{run_dir}: no server has run here (there is no server.json)") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise NothingToObserve(f"{run_dir}/server.json cannot be read: {error}") from None
     if not isinstance(found, dict):
         raise NothingToObserve(f"{run_dir}/server.json is not understood")

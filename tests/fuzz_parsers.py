@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import faulthandler
 import json
+import logging
 import os
 import random
 import resource
@@ -21,21 +22,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
+from fuzz_files import file_targets
 from google.protobuf.message import DecodeError
 
 from ma.streaming.api.v1 import api_pb2
 from ma.streaming.open_data.v1.open_data_pb2 import NewSessionPacket, Packet
 from trackside.control_plane.config import conclude
-from trackside.control_plane.connections import Opened, _changes, _frame, _opening
-from trackside.control_plane.frame_file import _bodies
-from trackside.control_plane.frame_file import _frame as frame_of_file
 from trackside.control_plane.located_json import JsonError, parse_json
 from trackside.data_plane.access import Unauthenticated
 from trackside.data_plane.data_formats import DataFormatFold, event_definition, parameters_definition
 from trackside.data_plane.frame import decode_frame, encode_frame, frames_of
 from trackside.data_plane.link import TopicsAnswer, Watch, decode_message, encode_message
 from trackside.data_plane.log import Partition, Run
-from trackside.data_plane.progress_journal import whole_frames
 from trackside.data_plane.record import Record, Route, decode_record, encode_record
 from trackside.data_plane.segments import Window, encode_batch, walk
 from trackside.data_plane.tokens_file import Tokens, TokensNotUsable, hash_of
@@ -130,7 +128,6 @@ def _request() -> bytes:
 def targets() -> list[Target]:
     protobuf = (DecodeError,)
     packed = (msgspec.MsgspecError, UnicodeDecodeError)
-    journal = b"".join(_frame(_opening(n, Opened(b"\x0a\x03Car", owner))) for n, owner in ((1, ""), (2, "car")))
     sent = [encode_message(m) for m in (Watch("Car", True, 1), TopicsAnswer(3, {"Car": 1}))]
     messages = [bytes([kind]) + body for kind, _, body in sent]
     session = Packet(type="NewSession", content=NewSessionPacket(data_source="Car").SerializeToString())
@@ -141,14 +138,6 @@ def targets() -> list[Target]:
         Target("frame", decode_frame, _frames(), packed),
         Target("link message", _message, messages, (*packed, KeyError)),
         Target("segment", _segment, _segments(), (), 4),
-        Target("connection journal", lambda data: list(_changes(data)), [journal]),
-        Target(
-            "progress journal",
-            lambda data: list(whole_frames(data)),
-            [frame_of_file(b"\x93\xa1g\xc4\x00\x90")],
-            packed,
-        ),
-        Target("checkpoint file", lambda data: list(_bodies(data)), [frame_of_file(b"abc") + frame_of_file(b"d" * 50)]),
         Target("data format", _formats, definitions),
         Target("view of writes", views.WriteDataPacketsRequestView.FromString, [_request()], protobuf),
         Target("view of responses", views.ReadPacketsResponseView.FromString, [_request()], protobuf),
@@ -158,6 +147,7 @@ def targets() -> list[Target]:
         Target("configuration", _configuration, [text], (JsonError, UnicodeDecodeError), 1),
         Target("tokens file", Tokens, [TOKENS_TEXT.encode()], (TokensNotUsable,)),
         Target("authorization", _authorization, [b"Bearer x"], (Unauthenticated,)),
+        *(Target(*row) for row in file_targets()),
     ]
 
 
@@ -264,6 +254,7 @@ def main() -> int:
     parser.add_argument("--inputs", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
+    logging.disable(logging.WARNING)  # else a line for many an input
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE_BYTES, ADDRESS_SPACE_BYTES))
     try:
         found = run(options.inputs, options.seed)

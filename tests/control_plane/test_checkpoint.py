@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import msgspec
 import pytest
 from control_plane_support import Running, refused, run, running, short_folder, until
 from fake_log_port import FakeLog, FakeLogPort
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 
 from ma.streaming.api.v1 import api_pb2 as messages
 from ma.streaming.open_data.v1 import open_data_pb2 as data
-from trackside.control_plane import checkpoint
+from trackside.control_plane import checkpoint, frame_file
 from trackside.control_plane.frame_file import FrameFile
 from trackside.data_plane.data_formats import parameters_definition
 from trackside.data_plane.log import Partition
@@ -344,8 +345,11 @@ def test_they_stay_in_proportion_to_what_they_keep(folder: Path, monkeypatch: py
     run(scenario())
 
 
+NO_TEXT = msgspec.msgpack.encode([1, "place", ["Car", 0]]).replace(b"place", b"plac\xff")
+
+
 @pytest.mark.parametrize("name", ["sessions", "formats.Car", "streams"])
-@pytest.mark.parametrize("content", [b"", b"\xff" * 100, b"\x03\0\0\0\x26\xa5\xa6\x35abc"])
+@pytest.mark.parametrize("content", [b"", b"\xff" * 100, b"\x03\0\0\0\x26\xa5\xa6\x35abc", frame_file._frame(NO_TEXT)])
 def test_a_damaged_one_is_none(folder: Path, name: str, content: bytes) -> None:
     async def scenario() -> None:
         log = FakeLog()

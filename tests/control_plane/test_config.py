@@ -491,6 +491,30 @@ def test_the_first_rule_of_the_whitelist_that_matches_decides(rules: list[object
     assert sum("is denied by" in note for note in conclusion.notes) == 3 - len(taken)
 
 
+def test_a_whitelist_of_many_stars_is_decided_all_the_same() -> None:
+    """Tried star by star it would take longer than anybody waits."""
+    written({"a" * 90: "1"}, "kafka-publisher-broker.json")
+    written({"Publish": [{"Pattern": "*a" * 30 + "b", "Allow": True}]}, "kafka-broker-whitelist.json")
+    (note,) = [note for note in overrides().notes if "is denied by" in note]
+    assert note.startswith("aaa")
+
+
+@pytest.mark.parametrize("name", ["x" * 10_000, "a\nb", "\x1b[2J"])
+@pytest.mark.parametrize("text", ["{{{}: [1]}}", "{{{} 1}}", "{{{0}: 1, {0}: 2}}"])
+def test_a_strange_name_is_told_in_a_line(name: str, text: str) -> None:
+    written(text.format(json.dumps(name)), "kafka-publisher-broker.json")
+    (problem,) = map(str, overrides().problems)
+    assert len(problem) < 500 and problem.isprintable()
+    (problem,) = problems({name: 1})
+    assert len(problem) < 500 and problem.isprintable() and "unknown key" in problem
+
+
+def test_a_number_of_very_many_digits_is_told() -> None:
+    written('{"linger.ms": ' + "1" * 5000 + "}", "kafka-publisher-broker.json")
+    (problem,) = map(str, overrides().problems)
+    assert "a number of 5000 characters; at most 1000 are taken" in problem
+
+
 def test_broken_override_files_are_refused() -> None:
     written({"linger.ms": [1]}, "kafka-publisher-broker.json")
     written("{", "kafka-consumer-broker.json")

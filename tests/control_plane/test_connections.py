@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from pathlib import Path
 
 import grpc
@@ -189,6 +190,20 @@ def test_a_journal_cut_anywhere_gives_what_was_open_at_some_call(
     once_more = ConnectionTable(path)
     assert once_more.ids() == list(expected), "the torn tail is gone from the file, too"
     once_more.shut()
+
+
+def test_an_owner_that_cannot_be_read_is_nobody(tmp_path: Path) -> None:
+    """A name that would grow as it is mended could not be written again: the table would never open."""
+    path = tmp_path / "connections"
+    table = ConnectionTable(path)
+    id = table.open(b"details", "a" * 64)
+    table.shut()
+    body = path.read_bytes()[8:].replace(b"a" * 64, b"\xff" * 64)
+    path.write_bytes(connections._HEADER.pack(len(body), zlib.crc32(body)) + body)
+    for _ in range(2):
+        table = ConnectionTable(path)
+        assert table.find(id) == connections.Opened(b"details", "")
+        table.shut()
 
 
 def test_the_journal_is_rewritten_when_most_of_it_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,6 +79,8 @@ def test_when_all_are_held_the_longest_not_renewed_changes_hands() -> None:
         b"\xff",
         data.Packet(type=NODE_CLAIM, content=b"{}").SerializeToString(),
         data.Packet(type=NODE_CLAIM, content=b"\xff").SerializeToString(),
+        data.Packet(type=NODE_CLAIM, content=b'{"node": 0, "server": "\xff", "instance": "i"}').SerializeToString(),
+        data.Packet(type=NODE_CLAIM, content=b'{"x": ' + b"[" * 10_000).SerializeToString(),
         data.Packet(type="NewSession", content=b'{"node": 1, "server": "s", "instance": "i"}').SerializeToString(),
         claim(1000, "s").packet,
         claim(-1, "s").packet,

@@ -41,6 +41,15 @@ def test_a_line_that_a_crash_cut_short_hides_no_other(tmp_path: Path) -> None:
     assert numbers(file) == [1, 3]
 
 
+def test_a_line_that_is_no_text_hides_no_other(tmp_path: Path) -> None:
+    file = DeadLetterFile(tmp_path)
+    file.append([letter(1), letter(2), letter(3)])
+    lines = file.path.read_bytes().splitlines(keepends=True)
+    lines[1] = lines[1].replace(b'"topic":"', b'"topic":"\xff')
+    file.path.write_bytes(b"".join(lines))
+    assert numbers(file) == [1, 3]
+
+
 def test_a_full_file_takes_nothing_more_and_says_what_to_do(tmp_path: Path) -> None:
     file = DeadLetterFile(tmp_path, bytes_max=1000)
     file.append([letter(1, 200)])

@@ -662,7 +662,16 @@ def test_a_newer_data_directory_is_refused(log: LocalLog) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{}", "[1]", '{"format": 1, "identity": "no"}', '{"format": "x", "identity": ""}']
+    "text",
+    [
+        "",
+        "{}",
+        "[1]",
+        "[" * 100_000,
+        '{"format": 1, "identity": "no"}',
+        '{"format": "x", "identity": ""}',
+        '{"format": 1e999, "identity": ""}',
+    ],
 )
 def test_a_format_file_that_says_nothing_is_refused(log: LocalLog, text: str) -> None:
     log.data_dir.mkdir()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import struct
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import msgspec
 import pytest
@@ -18,7 +20,7 @@ from trackside.data_plane import park_file
 from trackside.data_plane.link import PARKED_STILL, Parks
 from trackside.data_plane.log import Partition, Refusal
 from trackside.data_plane.packet_writer import _Unlogged
-from trackside.data_plane.park_file import ParkDamaged, ParkEntry, ParkFile, parked_bytes
+from trackside.data_plane.park_file import MAGIC, ParkDamaged, ParkEntry, ParkFile, parked_bytes
 from trackside.data_plane.peer import LogUnavailable, Parcel
 from trackside.data_plane.record import Record, Route
 from trackside.data_plane.spec import Settings
@@ -225,6 +227,31 @@ def test_a_torn_end_is_cut_and_damage_is_not_overlooked(tmp_path: Path) -> None:
     path.write_bytes(damaged)
     with pytest.raises(ParkDamaged, match=f"the entry at {ends[0]} does not hold"):
         ParkFile(path, 1 << 20)
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b"\xc1", "no entry at 8: "),
+        (msgspec.msgpack.encode(entry(1)).replace(b"ring", b"r\xffng"), "no entry at 8: "),
+        (msgspec.msgpack.encode(["Car"]), "no entry at 8: "),
+        (msgspec.msgpack.encode([["Car"], "ring", "1", 0, None]), r"no entry at 8: .*\$\[2\]"),
+        (
+            msgspec.msgpack.encode(ParkEntry(["Car"], "ring", 1, 0, Record([], [0], [b"x"]))),
+            "the record of the entry at 8 contradicts itself",
+        ),
+        (
+            msgspec.msgpack.encode(ParkEntry(["Car"], "ring", 1, 0, Record([Route("Car", 0, b"")], [0], [], [1], [1]))),
+            "the record of the entry at 8 contradicts itself",
+        ),
+    ],
+)
+def test_an_entry_whose_checksum_holds_and_that_is_none_is_damage(tmp_path: Path, body: bytes, says: str) -> None:
+    path = tmp_path / "producer-0.park"
+    path.write_bytes(MAGIC + struct.pack("<II", len(body), crc32(body)) + body)
+    with pytest.raises(ParkDamaged, match=f"{path}: {says}"):
+        ParkFile(path, 1 << 20)
+    assert parked_bytes(tmp_path.parent) == 0 and path.stat().st_size == 16 + len(body), "it stays as it is"
 
 
 def test_a_park_of_another_version_is_refused(tmp_path: Path) -> None:

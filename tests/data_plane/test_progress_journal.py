@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import os
 import random
+import re
+import struct
 import threading
+import zlib
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from trackside.data_plane import progress_journal
 from trackside.data_plane.log import Partition, Progress
-from trackside.data_plane.progress_journal import ProgressJournal
+from trackside.data_plane.progress_journal import JournalDamaged, ProgressJournal
 
 LOG = b"the log of these tests"
 CAR, BIKE = Partition("Car", 0), Partition("Bike", 3)
@@ -114,6 +119,47 @@ def test_a_journal_that_cannot_be_read_is_an_error_and_not_empty(tmp_path: Path)
     made.path.rmdir()
     hidden.rename(made.path)
     assert offset_of(made, "g") == 5
+
+
+GOOD: list[Any] = ["g", LOG, [["Car", 0, 5, 1]]]
+
+
+@pytest.mark.parametrize(
+    ("body", "place"),
+    [
+        (b"\xc1", ""),
+        (msgspec.msgpack.encode(GOOD[:2]), ""),
+        (msgspec.msgpack.encode([7, *GOOD[1:]]), "$[0]"),
+        (msgspec.msgpack.encode(GOOD).replace(b"\xa1g", b"\xa1\xff"), ""),
+        (msgspec.msgpack.encode(["g", "text", GOOD[2]]), "$[1]"),
+        (msgspec.msgpack.encode(["g", LOG, {}]), "$[2]"),
+        (msgspec.msgpack.encode(["g", LOG, [["Car", 0, 5]]]), "$[2][0]"),
+        (msgspec.msgpack.encode(["g", LOG, [["", 0, 5, 1]]]), "$[2][0][0]"),
+        (msgspec.msgpack.encode(["g", LOG, [["Car", -1, 5, 1]]]), "$[2][0][1]"),
+        (msgspec.msgpack.encode(["g", LOG, [["Car", 0, -5, 1]]]), "$[2][0][2]"),
+        (msgspec.msgpack.encode(["g", LOG, [["Car", 0, 5, (1 << 64) - 1]]]), "$[2][0][3]"),
+    ],
+)
+def test_a_frame_whose_checksum_holds_and_that_is_none_is_told_and_stays(
+    tmp_path: Path, body: bytes, place: str
+) -> None:
+    """Groups would begin anew without a word, were it taken for a torn tail and cut."""
+    made = journal(tmp_path)
+    keep(made, "g", 5)
+    before = made.path.read_bytes()
+    made.path.write_bytes(before + struct.pack("<II", len(body), zlib.crc32(body)) + body)
+    damaged = made.path.read_bytes()
+    again = journal(tmp_path)
+    for _ in range(2):
+        with pytest.raises(
+            JournalDamaged, match=f"the frame at {len(before)} .*{re.escape(place)}.*move the file away"
+        ):
+            again.find("g", CAR)
+        with pytest.raises(JournalDamaged, match=re.escape(str(made.path))):
+            keep(again, "g", 6)
+    assert made.path.read_bytes() == damaged
+    made.path.rename(tmp_path / "aside")
+    assert offset_of(again, "g") is None
 
 
 def test_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

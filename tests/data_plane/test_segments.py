@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -173,6 +174,25 @@ def test_a_damaged_or_cut_segment_head_does_not_hold(tmp_path: Path) -> None:
     broken += [encoded[:at] + bytes([encoded[at] ^ 1 << at % 8]) + encoded[at + 1 :] for at in range(len(encoded))]
     for data in broken:
         path.write_bytes(data)
+        with opened(path) as fd:
+            assert read_segment_head(fd) is None
+
+
+def test_a_segment_head_whose_checksum_holds_for_nothing_does_not_hold(tmp_path: Path) -> None:
+    """Zeros are what a file system leaves, and their checksum is 0; the rest only a defect could have written."""
+    path = tmp_path / "segment"
+    encoded = encode_segment_head(HEAD)
+    huge = (1 << 32) - 1
+    for covered in (
+        bytes(300),
+        (79).to_bytes(4, "little") + bytes(200),
+        huge.to_bytes(4, "little") + encoded[16:],
+        encoded[12:].replace(HEAD.topic.encode(), b"\xff" * len(HEAD.topic)),
+        encoded[12 : 80 + len(HEAD.topic)] + b"\xc1" + encoded[81 + len(HEAD.topic) :],
+    ):
+        size = int.from_bytes(covered[:4], "little")
+        crc = zlib.crc32(covered[: max(size - 12, 0)])
+        path.write_bytes(encoded[:8] + crc.to_bytes(4, "little") + covered)
         with opened(path) as fd:
             assert read_segment_head(fd) is None
 
