@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -85,7 +86,16 @@ class DemoServer:
     process dies, the kernel tells the server to drain.
     """
 
-    def __init__(self, shape: Shape, *, broker: str = "", port: int = 0, keep: bool = False) -> None:
+    def __init__(
+        self,
+        shape: Shape,
+        *,
+        broker: str = "",
+        port: int = 0,
+        keep: bool = False,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """``environment`` are keys of the configuration by their ``TRACKSIDE_`` names."""
         remove_leftovers()
         name = f"{_KEPT_PREFIX if keep else FOLDER_PREFIX}{os.getpid()}-"
         self.keep = keep
@@ -95,6 +105,7 @@ class DemoServer:
         self._options = [f"--{key}={value}" for key, value in shape._asdict().items()]
         self._options += [f"--broker={broker}"] if broker else []
         self._port = port
+        self._environment = {**os.environ, **(environment or {})}
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Server:
@@ -109,6 +120,7 @@ class DemoServer:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                env=self._environment,
                 preexec_fn=_die_with_us,  # noqa: PLW1509 - there are no threads yet
             )
         return self._wait_until_it_serves(self._process)
