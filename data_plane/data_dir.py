@@ -39,7 +39,10 @@ __all__ = [
 
 DATA_FORMAT = 1
 """Goes up when a version of Trackside writes what the one before it cannot read, whatever part of it that is. A directory
-without ``format.json`` is older than the number, and is opened. Segments and checkpoints have versions of their own."""
+without ``format.json`` is older than the number, and is opened. Segments and checkpoints have versions of their own.
+
+1 is what the first release writes, ``unlogged`` among it, which builds before it do not know. For each number there is
+a directory that its first version wrote, in ``tests/data_directories``; every version must open them all."""
 
 SEGMENT_SUFFIX = ".segment"
 FORMAT_FILE = "format.json"
