@@ -74,7 +74,11 @@ def test_one_blocked_topic_then_no_kafka_at_all(make_server: Callable[..., Serve
     car, boat = Writer(client, "Car"), Writer(client, "Boat")
     car.write()
     wait_until(lambda: topic in server.liveness("producer-0").read_reason(), "the topic is parked")
-    assert topic in top(server)
+    assert topic in top(server) and "parked now 1 topics, " in top(server)
+    new = api_pb2.CreateSessionRequest(data_source="Car")
+    ending = api_pb2.EndSessionRequest(session_key=client.sessions.CreateSession(new, timeout=60).session_key)
+    assert client.sessions.EndSession(ending, timeout=60).success
+    assert f'missing="{topic}"' in server.log_text()
     boat.write(5, metadata=LOGGED)
     with pytest.raises(grpc.RpcError) as caught:
         car.write(metadata=LOGGED)
@@ -94,6 +98,7 @@ def test_one_blocked_topic_then_no_kafka_at_all(make_server: Callable[..., Serve
     kafka_broker.create_topic(topic)
     car.check()
     boat.check()
+    assert "recovered packets " in top(server)
 
     kafka_broker.kill()
     try:
