@@ -1,4 +1,5 @@
-"""What a stopping server could not log, kept on a disk: the run directory's tmpfs may be gone at the next start.
+"""What a stopping server could not log, kept on a disk: the run directory's tmpfs may be gone at the next start. Also what
+a server that was killed left there, where its successor would have no room beside it.
 
 ::
 

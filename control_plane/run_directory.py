@@ -15,8 +15,8 @@
                  *.log-table           published ends of the local log, one a producer; the forwarder's: how far it is
 
 An instance folder that is found at start was left by a server that died. When its write rings or parks hold something, that was
-accepted: it is recovered first and removed afterwards. Every other is removed at once, so that a server that is killed
-again and again while the log is away does not fill the tmpfs.
+accepted: it is recovered first and removed afterwards. Every other is removed at once. Where the new instance has no room
+beside those that hold something, they are moved to the data directory (``kept.py``).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from pathlib import Path
 import msgspec
 
 from trackside.control_plane.exit_codes import CommandFailed, ExitCode
-from trackside.control_plane.kept import LAID_OUT, kept_instances, kept_names
+from trackside.control_plane.kept import LAID_OUT, keep, kept_instances, kept_names
 from trackside.control_plane.topology import Topology
 from trackside.data_plane.park_file import parked_bytes
 from trackside.data_plane.recovery import write_rings_of
@@ -167,6 +167,7 @@ class RunDirectory:
     def lay_out(self) -> None:
         """Make everything of this instance, or nothing and say how much room is missing. Raises CommandFailed."""
         needed = self.topology.shared_bytes()
+        self._make_room(needed)
         if (free := free_bytes(self.path)) < needed:
             raise CommandFailed(
                 ExitCode.CANNOT_CREATE,
@@ -185,6 +186,23 @@ class RunDirectory:
             raise CommandFailed(ExitCode.CANNOT_CREATE, str(error)) from None
         except OSError as error:
             raise CommandFailed(ExitCode.CANNOT_CREATE, f"run directory {self.path}: {error.strerror}") from None
+
+    def _make_room(self, needed: int) -> None:
+        """Move what dead instances hold into the data directory, oldest first, until this one has room beside them: a
+        server that was killed must not keep its successor from starting. Raises CommandFailed."""
+        data_dir = Path(self.settings.data_dir)
+        for position, folder in enumerate(self.stale):
+            if free_bytes(self.path) >= needed:
+                return
+            try:
+                keep(folder, data_dir)
+            except (OSError, SegmentError) as error:
+                raise CommandFailed(
+                    ExitCode.CANNOT_CREATE,
+                    f"run directory {self.path}: no room beside the accepted packets of a server that died, which cannot be "
+                    f"moved to {data_dir}: {error}; enlarge that file system (in a container: --shm-size) or make room there",
+                ) from None
+            self.stale[position] = data_dir / "unlogged" / folder.name
 
     def describe(self, server: dict[str, object]) -> None:
         """Replace server.json in one step: an observer sees the old text or the new one."""

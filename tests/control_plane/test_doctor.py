@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from local_log_support import TOPIC, LocalLog
 from log_contract import record
 from server import Server
 
+from ma.streaming.open_data.v1.open_data_pb2 import Packet
 from trackside.control_plane import cli, doctor_checks, machine
 from trackside.control_plane.doctor_checks import CHECKS, Case, Finding
 from trackside.control_plane.machine import Machine
@@ -197,9 +199,13 @@ def test_beside_a_running_server_and_on_what_it_left(server: Server) -> None:
     assert "in use by this server" in found["shared memory"].text and found["shared memory"].level == "ok"
     found = {finding.about: finding for finding in reversed(findings(settings, free_bytes=50 * MIB))}
     assert found["shared memory"].level == "warn" and "50 MiB more are free, a take-over" in found["shared memory"].text
+    server.send("producer-0", signal.SIGSTOP)
+    server.client().write("Car", Packet(id=1))
     server.kill_group()
-    found = {finding.about: finding for finding in findings(settings)}
+    found = {finding.about: finding for finding in findings(settings, free_bytes=5 * MIB)}
     assert "server" not in found and "free at" in found["shared memory"].text
+    assert found["shared memory"].level == "ok"  # the next start takes what the dead one has
+    assert "packets of 1 dead instances wait" in found["recovery"].text
 
 
 def test_packets_that_wait_for_the_next_start_are_told_wherever_they_are(settings: Settings) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ import pytest
 from server import Client, Server, wait_until
 
 from ma.streaming.open_data.v1.open_data_pb2 import Packet
+from trackside.control_plane.exit_codes import ExitCode
 from trackside.shm.liveness import WorkerState
 
 
@@ -122,11 +124,11 @@ def test_a_server_on_one_core(make_server: Callable[..., Server]) -> None:
 
 @pytest.fixture
 def small_memory(make_server: Callable[..., Server], tmp_path: Path) -> Iterator[Server]:
-    """A server whose run directory is a tmpfs with little more room than it needs."""
+    """A server whose run directory is a tmpfs as containers have it, with little more room than it needs."""
     server = make_server("1/1/1")
     mount = tmp_path / "shm"
     mount.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=70m,mode=700", "tmpfs", str(mount)]
+    command = ["mount", "-t", "tmpfs", "-o", "size=64m,mode=700", "tmpfs", str(mount)]
     if subprocess.run(command, capture_output=True, check=False).returncode:
         pytest.skip("who runs this may not mount a tmpfs")
     try:
@@ -168,4 +170,23 @@ def test_shared_memory_that_fills_up_while_the_server_runs(small_memory: Server)
     filler.unlink()
     assert answer == "" or answer.startswith(("UNAVAILABLE", "RESOURCE_EXHAUSTED")), answer
     assert numbers(server, "Car", 2) == [1, 2]
+    assert server.stop() == 0
+
+
+def test_what_was_accepted_never_locks_out_a_successor(small_memory: Server) -> None:
+    """A server that was killed with packets in its rings left no room for another one beside it."""
+    server = small_memory
+    client = server.client()
+    server.send("producer-0", signal.SIGSTOP)
+    client.write("Car", Packet(id=1))
+    server.kill_group()
+    disk = server.data_dir / "unlogged"
+    disk.write_text("in the way")
+    server.start(wait=False)
+    assert server.process is not None and server.process.wait(60) == ExitCode.CANNOT_CREATE
+    assert f"cannot be moved to {server.data_dir}: " in server.log_text().splitlines()[-1]
+    disk.unlink()
+    server.start()
+    assert numbers(server, "Car", 1) == [1]
+    assert not list(disk.iterdir()) and len(list((server.run_dir / "instances").iterdir())) == 1
     assert server.stop() == 0
