@@ -29,7 +29,8 @@ FRESH_SECONDS = 0.5
 KEPT_MAX = 4096
 """Data sources whose answer is kept; beyond it the oldest goes."""
 
-ASK_SECONDS = 5.0
+ASK_SECONDS, PATIENCE_SECONDS = 5.0, 1.0
+"""How long the log is waited for; the second where an older answer is at hand."""
 
 SLACK_BYTES = 1 << 16
 """The file is written anew when it has twice the bytes that the answers need, and this."""
@@ -86,7 +87,8 @@ class StreamTable:
             return known.streams
         try:
             self._routing.naming.check_data_source(data_source)
-            return await self._asking.call(data_source, lambda: self._ask(data_source))
+            bound = ASK_SECONDS if known is None else PATIENCE_SECONDS
+            return await self._asking.call(data_source, lambda: self._ask(data_source, bound))
         except BadName:
             return []
         except LogAway:
@@ -94,9 +96,9 @@ class StreamTable:
                 raise
             return known.streams
 
-    async def _ask(self, data_source: str) -> list[str]:
+    async def _ask(self, data_source: str, seconds: float) -> list[str]:
         asked_at = self._clock.monotonic()
-        streams = self._routing.streams_of(data_source, await self._port.topics(data_source, ASK_SECONDS))
+        streams = self._routing.streams_of(data_source, await self._port.topics(data_source, seconds))
         known = self._answers.get(data_source)
         self._keep(data_source, _Answer(streams, asked_at))
         if self._file and (known is None or known.streams != streams):
