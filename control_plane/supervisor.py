@@ -3,7 +3,8 @@
 It owns the run directory with all shared memory, the table of processes, the reservation of the ports, restarts,
 signals and what systemd is told. Everything happens on its main thread in one loop of at most 50 ms a round.
 
-Start: lock, lay out, start gateways, recover what dead instances left, start producers, consumers, control plane.
+Start: lock, lay out, start gateways, consumers, control plane; recover what dead instances left; start producers.
+Nothing new gets into the log before that is through: only producers write it.
 Take-over: the same, but the lock is had after the gateways are up, from a server that drains (``take_over.py``).
 Stop: gateways first (take no more, end streams with a status), then the control plane, then producers (log what the
 rings hold) and consumers, within the drain bound.
@@ -65,6 +66,8 @@ TAKE_OVER_ROUND_SECONDS = 0.01
 KAFKA_ROLES = ("producer", "consumer", "recovery", "forwarder")
 """Who talks to Kafka, and is told its credentials. Gateways, which anybody on the network may try, are not."""
 
+RECOVERY_FIRST = "what a server before had accepted is logged first"
+
 LEAVE_SECONDS = 2.0
 """What a process has for leaving when the bound has passed; it needs milliseconds."""
 
@@ -100,6 +103,7 @@ class Supervisor:
         self._stop_signal = 0
         self._state = ""
         self._served = False
+        self._recovered = False
         self._described: object = None
         self._not_described = ""  # why server.json could not be written
         self._pinged_at = 0.0
@@ -138,11 +142,12 @@ class Supervisor:
 
     def _poison_watch(self, slot: SlotSpec) -> PoisonWatch | None:
         """Of those that take records from write rings."""
-        instance, stale = self.run_directory.instance, self.run_directory.stale
-        trial = trial_of(instance, slot.name)
+        directory = self.run_directory
+        trial = trial_of(directory.instance, slot.name)
         if slot.role == "producer":
-            return PoisonWatch(trial, lambda: commits_of([instance], slot.name))
-        return PoisonWatch(trial, lambda: commits_of(stale)) if slot.role == "recovery" else None
+            return PoisonWatch(trial, lambda: commits_of([directory.instance], slot.name))
+        # Which instances are dead is known later where this server takes over.
+        return PoisonWatch(trial, lambda: commits_of(directory.stale)) if slot.role == "recovery" else None
 
     # -- the loop -----------------------------------------------------------------------------------------------------
 
@@ -153,12 +158,8 @@ class Supervisor:
             return int(ExitCode.OK)
         while not self._stop_signal:
             self._watch(restart=True)
-            if self._is_recovered():
-                self._start(
-                    worker
-                    for worker in self._of_roles("producer", "consumer", "control-plane", "forwarder")
-                    if worker.state == "idle"
-                )
+            self._recovered = self._recovered or self._is_recovered()
+            self._start_next()
             if failed := self._cannot_serve():
                 return failed
             self._tell()
@@ -226,6 +227,24 @@ class Supervisor:
             self._start([recovery])
         return recovery.state in ("idle", "done")
 
+    def _start_next(self) -> None:
+        """Who may run by now. Reading, and answering what is known, need not wait for the recovery; the log may, for long.
+
+        A control plane decides nothing new while a producer is not READY, and asks where the log ends after that: so no
+        decision misses what the recovery has logged.
+        """
+        roles = ("consumer", "control-plane") + (("producer", "forwarder") if self._recovered else ())
+        reason = "" if self._recovered else self._recovery_reason()
+        for producer in self._of_roles("producer"):
+            if producer.state == "idle" and producer.liveness.read_reason() != reason:
+                producer.liveness.write_reason(reason)  # for who asks why it is not there
+        self._start([worker for worker in self._of_roles(*roles) if worker.state == "idle"])
+
+    def _recovery_reason(self) -> str:
+        """What all wait for until the recovery is through, whether it runs, has died, or was given up."""
+        why = self.workers[RECOVERY].liveness.read_reason()
+        return f"{RECOVERY_FIRST}: {why}" if why else RECOVERY_FIRST
+
     def _watch(self, *, restart: bool) -> None:
         now = time.monotonic()
         if now - self._watched_at > GAP_SECONDS:  # a container was paused, or the machine could not keep up
@@ -238,13 +257,14 @@ class Supervisor:
         """Exit code when a worker can never boot, and the server was not up before; else 0.
 
         While the log is away the server is up; when the log answers at last that it refuses the credentials, they are
-        as wrong as they were at the start.
+        as wrong as they were at the start. A recovery that dies again and again keeps what it has; so does the server.
         """
         if self._served:
             return 0
         up = self._state == "NOT_SERVING"
         for worker in self._wanted():
-            if worker.state == "given_up" and (not up or worker.exit_code == ExitCode.CONFIGURATION):
+            goes_on = up or worker.slot.role == "recovery"
+            if worker.state == "given_up" and (not goes_on or worker.exit_code == ExitCode.CONFIGURATION):
                 words = worker.liveness.read_last_words().strip().splitlines()
                 self._stop_all(self.workers.values(), 5.0)
                 # Last, where its user looks first.
@@ -277,7 +297,6 @@ class Supervisor:
     def _spec_of(self, slot: SlotSpec) -> WorkerSpec:
         own = [link for link in self.links if slot.name in (link.peer, link.worker)]
         directory = self.run_directory
-        recovering = slot.role == "recovery"
         return WorkerSpec(
             name=slot.name,
             role=slot.role,
@@ -290,12 +309,19 @@ class Supervisor:
             links=own,
             all_links=self.links,
             control_socket=directory.control_socket,
-            log_tables=[str(directory.instance / "recovery.log-table")] if recovering else self._log_tables,
+            log_tables=self._log_tables_of(slot),
             stale_instances=[str(folder) for folder in directory.stale],
             public_addresses=[port.address for port in self._ports] if slot.role == "gateway" else [],
             status_port=self._status_port.port if slot.role == "control-plane" else 0,
             holds_writes=self._predecessor is not None and slot.role == "gateway",
         )
+
+    def _log_tables_of(self, slot: SlotSpec) -> list[str]:
+        """The recovery has one of its own, last for those who read: they may run while it writes the log."""
+        recovery = str(self.run_directory.instance / "recovery.log-table")
+        if slot.role == "recovery":
+            return [recovery]
+        return [*self._log_tables, recovery] if self.run_directory.stale else self._log_tables
 
     # -- telling ------------------------------------------------------------------------------------------------------
 
@@ -316,17 +342,22 @@ class Supervisor:
     def _judge(self) -> tuple[str, str]:
         """SERVING when all say READY; NOT_SERVING with the reason when all are up but the log or a process is not."""
         wanted = [worker for worker in self._wanted() if worker.slot.role != "recovery"]
+        if not self._recovered:
+            return self._judge_recovery([worker for worker in wanted if worker.state != "idle"])
         if self._state not in ("SERVING", "NOT_SERVING") and not all(worker.up for worker in wanted):
-            recovery = self.workers[RECOVERY]
-            reason = recovery.liveness.read_reason()
-            if recovery.running and reason:  # the log is away: up all the same, with the old rings kept
-                return "NOT_SERVING", reason
-            return ("RECOVERING" if recovery.running else "STARTING"), ""
+            return "STARTING", ""
         for worker in wanted:
             state = worker.liveness.state
             if not worker.running or state != WorkerState.READY:
                 return "NOT_SERVING", worker.liveness.read_reason() or f"{worker.name} is {state.name.lower()}"
         return "SERVING", ""
+
+    def _judge_recovery(self, started: Sequence[WorkerHandle]) -> tuple[str, str]:
+        """NOT_SERVING when all are up that can be, and the recovery says why it waits: up, with the old rings kept."""
+        says_why = bool(self.workers[RECOVERY].liveness.read_reason())
+        if self._state == "NOT_SERVING" or (says_why and all(worker.up for worker in started)):
+            return "NOT_SERVING", self._recovery_reason()
+        return "RECOVERING", ""
 
     def _wanted(self) -> list[WorkerHandle]:
         """Everybody without whom the server does not serve. Nobody but its observers minds whether the forwarder works."""
@@ -334,7 +365,11 @@ class Supervisor:
 
     def _describe(self, reason: str) -> None:
         """server.json, whenever something in it changed."""
-        shown = [worker for worker in self.workers.values() if worker.slot.role != "recovery" or worker.running]
+        shown = [
+            worker
+            for worker in self.workers.values()
+            if worker.slot.role != "recovery" or worker.state not in ("idle", "done")
+        ]
         ended = [worker for worker in self.workers.values() if worker not in shown and worker.liveness.epoch]
         server: dict[str, object] = {
             "instance": self.run_directory.instance.name,
@@ -410,7 +445,7 @@ class Supervisor:
         """Out of the run directory, which may not outlive this machine's boot; what cannot be kept stays there, and so
         does all that is younger."""
         directory = self.run_directory
-        held = {folder: unlogged_bytes(folder) for folder in (*directory.stale, directory.instance) if folder.exists()}
+        held = {folder: _held_bytes(folder) for folder in (*directory.stale, directory.instance) if folder.exists()}
         if not held.get(directory.instance):
             shutil.rmtree(directory.instance, ignore_errors=True)
         held = {folder: size for folder, size in held.items() if size}
@@ -494,6 +529,14 @@ def _process_entry(worker: WorkerHandle) -> dict[str, object]:
         "liveness": worker.slot.liveness,
         "counters": worker.slot.counters,
     }
+
+
+def _held_bytes(instance: Path) -> int:
+    """Something, too, where damage does not let us see how much."""
+    try:
+        return unlogged_bytes(instance)
+    except (OSError, SegmentError):
+        return 1
 
 
 def _running(workers: Iterable[WorkerHandle]) -> Iterator[WorkerHandle]:

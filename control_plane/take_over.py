@@ -9,7 +9,7 @@
     SIGTERM ----------------------------------> stops listening, ends streams with a status, logs what it accepted
     the lock of the run directory <------------ all its processes have exited
     connections, keys, rings that it left
-    producers, consumers, control plane
+    consumers, control plane; producers, once what it left is logged
     writes go on
 
 New clients find a listening socket all the time. No write is accepted by the successor before everything that the

@@ -148,7 +148,7 @@ class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
     links: list[LinkSpec]  # this process's own
     all_links: list[LinkSpec]  # everybody's, for positions seen from outside
     control_socket: str
-    log_tables: list[str]  # published ends of the local log, one file a producer, in their order
+    log_tables: list[str]  # published ends of the local log, one file a producer, in their order; then the recovery's
     stale_instances: list[str] = []  # recovery only: folders of dead instances, oldest first
     careful: bool = False  # producers and recovery: a record may have ended the predecessors (poison.py)
     public_addresses: list[str] = []  # gateways only: host:port

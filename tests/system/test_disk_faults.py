@@ -7,11 +7,13 @@ started again for any of it.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import grpc
+import pytest
 from disk_kit import Mount, Writer, counter
 from server import Client, Server, wait_until
 
@@ -67,6 +69,30 @@ def test_a_disk_that_cannot_be_written(make_server: Callable[..., Server], mount
     new.check()
     assert server.pids() == pids
     client.close()
+
+
+def test_readers_see_what_the_recovery_logs_while_they_read(make_server: Callable[..., Server]) -> None:
+    """The log can be read and not written for a while after a kill: readers have what is there, and then the rest."""
+    server = make_server("1/1/1")
+    client, log = server.start().client(), str(server.data_dir / "log")
+    client.write("Car", Packet(id=1), metadata=(("trackside-ack", "log"),))
+    server.send("producer-0", signal.SIGSTOP)
+    client.write("Car", Packet(id=2))
+    server.kill_group()
+    if subprocess.run(["mount", "--bind", log, log], capture_output=True, check=False).returncode:
+        pytest.skip("who runs this may not mount anything")
+    try:
+        subprocess.run(["mount", "-o", "remount,ro,bind", log], check=True)
+        server.start(wait=False)
+        server.wait_state("NOT_SERVING", "SERVING")
+        request = api_pb2.ReadPacketsRequest(connection=client.connect("Car"))
+        call = client.reader.ReadPackets(request, timeout=60)
+        assert [one.packet.id for one in next(call).response] == [1]
+    finally:
+        subprocess.run(["umount", "-l", log], check=True)
+    assert [one.packet.id for one in next(call).response] == [2]
+    call.cancel()
+    server.wait_state("SERVING")
 
 
 def test_segments_that_are_gone_or_damaged(make_server: Callable[..., Server], shape: str) -> None:

@@ -1,4 +1,4 @@
-"""Signals that reach more, or less, than the supervisor, and a run directory that takes nothing."""
+"""Signals that reach more, or less, than the supervisor, a run directory that takes nothing, a recovery that cannot go on."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ import os
 import signal
 from collections.abc import Callable
 
+import grpc
+import pytest
 from server import Server, wait_until
 
 from ma.streaming.open_data.v1.open_data_pb2 import Packet
+
+LOGGED = (("trackside-ack", "log"),)
 
 
 def test_a_signal_to_the_whole_group_drains_all_the_same(make_server: Callable[..., Server]) -> None:
@@ -61,3 +65,31 @@ def test_a_recovery_that_somebody_stopped_is_started_again(make_server: Callable
     wait_until(liveness.read_reason, "it waits for the log again")
     assert not server.slot("producer-0")["pid"]
     assert server.stop() == 0
+
+
+def test_a_recovery_that_is_given_up_is_the_reason_and_its_packets_stay(make_server: Callable[..., Server]) -> None:
+    server = make_server("1/1/1").start()
+    server.send("producer-0", signal.SIGSTOP)
+    client = server.client()
+    client.write("Car", Packet(id=1))
+    (ring,) = (server.run_dir / "instances").glob("*/links/gateway-0.producer-0.down.ring")
+    server.kill_group()
+    server.environment["TRACKSIDE_WRITE_WAIT_SECONDS"] = "1"
+    whole = ring.read_bytes()[:8]
+    with ring.open("r+b") as file:
+        file.write(bytes(8))
+    server.start(wait=False)
+    wait_until(lambda: "worker given up" in server.log_text(), "the recovery is given up")
+    given_up = "is logged first: process recovery died and was given up: "
+    wait_until(lambda: given_up in server.described()["reason"], "the reason")
+    assert server.described()["state"] == "NOT_SERVING" and server.names("recovery")
+    for number in (2, 3):
+        with pytest.raises(grpc.RpcError) as caught:
+            client.write("Car", Packet(id=number), metadata=LOGGED, timeout=60)
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE and given_up in str(caught.value.details())
+        assert given_up in server.described()["reason"]
+    assert server.stop() == 0 and "stay in the run directory" in server.log_text()
+    with ring.open("r+b") as file:
+        file.write(whole)
+    client = server.start().client()
+    assert [one.packet.id for one in client.read(client.connect("Car"), 3)] == [1, 2, 3]
