@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
-from trackside.data_plane.forward_search import LinkLost
+from trackside.data_plane.forward_search import Fenced, LinkLost
 from trackside.data_plane.kafka_config import ClientConfig, made
-from trackside.data_plane.kafka_errors import AFTERMATH, CULPABLE, LIBRDKAFKA_LOG, code_of, reason_of
+from trackside.data_plane.kafka_errors import AFTERMATH, CULPABLE, FENCED, LIBRDKAFKA_LOG, code_of, reason_of
 from trackside.data_plane.kafka_health import BrokerHealth, without_times
 from trackside.data_plane.kafka_queue import Headers
 from trackside.data_plane.log import Partition
@@ -81,6 +81,7 @@ class ForwardLink:
         self._health = health
         self._beat = beat
         self._errors: dict[Partition, KafkaError] = {}
+        self.in_doubt = False  # whether Kafka was told to commit, and has not answered
 
     def open(self) -> None:
         """Take over from whoever had this transactional id. Blocks up to OPEN_SECONDS; raises LinkLost."""
@@ -97,11 +98,13 @@ class ForwardLink:
     def send(self, parcels: Sequence[Parcel]) -> list[list[int]]:
         """One transaction. Returns the offsets on Kafka of each parcel's packets. Raises LinkLost, Refused."""
         self._errors.clear()
+        self.in_doubt = False
         try:
             self._producer.begin_transaction()
             offsets = [self._hand_over(parcel) for parcel in parcels]
             self._flush()
             self._check(parcels, offsets)
+            self.in_doubt = True
             self._insist(self._producer.commit_transaction, TRANSACTION_SECONDS)
         except KafkaException as error:
             self._judge(parcels, error)
@@ -159,7 +162,7 @@ class ForwardLink:
         """A refusal undoes the transaction; everything else ends the client."""
         refused = {place: error for place, error in self._errors.items() if code_of(error) in CULPABLE}
         if not refused and code_of(error) not in CULPABLE:
-            raise LinkLost(reason_of(error)) from None
+            raise _lost(error) from None
         inner: object = next(iter(refused.values()), error)
         named = list(refused) or [parcel.partition for parcel in parcels]
         raise Refused(named, code_of(inner), without_times(reason_of(inner)), ended=not self._undo()) from None
@@ -185,10 +188,14 @@ class ForwardLink:
                 inner = error.args[0]
                 if not inner.retriable() or inner.fatal():
                     if inner.fatal():
-                        raise LinkLost(reason_of(error)) from None
+                        raise _lost(error) from None
                     raise
                 if time.monotonic() > deadline:
                     raise LinkLost(f"{reason_of(error)}, for {seconds:g} s") from None
+
+
+def _lost(error: KafkaException) -> LinkLost:
+    return (Fenced if code_of(error) in FENCED else LinkLost)(reason_of(error))
 
 
 def _is_aftermath(error: object) -> bool:

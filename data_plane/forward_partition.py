@@ -20,7 +20,7 @@ HOLD_SECONDS, HOLD_SECONDS_MAX = 10.0, 300.0
 class PartitionWay:
     """``next_offset`` is the next that Kafka has to get; the cursor is further while a transaction is under way.
 
-    ``placed`` once it is known what Kafka has; ``reason`` says why nothing goes although the link is there.
+    ``placed`` while it is known what Kafka has; ``reason`` says why nothing goes although the link is there.
     ``packets_max`` narrows what is sent at a time, while Kafka refuses something.
     """
 
@@ -34,6 +34,7 @@ class PartitionWay:
         self.packets_max = 0
         self.retry_at = 0.0  # CLOCK_MONOTONIC; 0: it is not held
         self.reason = ""
+        self.sent_to = 0  # behind the last that Kafka may have of it from this process and those before
         self._hold_seconds = HOLD_SECONDS
         self._cursor: Cursor | None = None
 
@@ -41,6 +42,7 @@ class PartitionWay:
         """What is known now: everything below ``next_offset`` stands on Kafka below ``kafka_next``."""
         self.placed, self.topic_id, self.kafka_earliest = True, topic_id, kafka_earliest
         self.next_offset = next_offset
+        self.sent_to = max(self.sent_to, next_offset)
         self.map = OffsetMap(next_offset, kafka_next)
         self.rewind()
 
@@ -61,7 +63,7 @@ class PartitionWay:
     def advance(self, load: Load, kafka_offsets: Sequence[int]) -> None:
         """Kafka has ``load``."""
         self.map.add(load.offsets, kafka_offsets)
-        self.next_offset = load.next_offset
+        self.next_offset = self.sent_to = load.next_offset
 
     def forwarded(self) -> Forwarded:
         return Forwarded(self.topic_id, self.next_offset, self.map.on_kafka(self.next_offset) or 0)

@@ -16,7 +16,7 @@ from trackside.data_plane.kafka_config import ClientConfig, made
 from trackside.data_plane.kafka_errors import LIBRDKAFKA_LOG, reason_of
 from trackside.data_plane.log import Partition
 
-__all__ = ["ForwardSearch", "LinkLost", "Ours"]
+__all__ = ["Fenced", "ForwardSearch", "LinkLost", "Ours"]
 
 POLL_SECONDS = 0.1
 SILENCE_SECONDS = 10.0
@@ -37,6 +37,10 @@ class Ours(NamedTuple):
 
 class LinkLost(Exception):
     """Kafka does not answer as it should: everything of this connection is thrown away and begun anew."""
+
+
+class Fenced(LinkLost):
+    """Somebody else has begun with the same transactional id: a forwarder of the same log, or of a copy of it."""
 
 
 class ForwardSearch:

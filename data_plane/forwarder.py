@@ -14,6 +14,7 @@ sessions among it. Whatever goes wrong with Kafka ends the link; the next one be
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from trackside.data_plane.forward_backlog import NOTHING, BacklogMeter, DiskMete
 from trackside.data_plane.forward_link import ForwardLink, Refused, link_config
 from trackside.data_plane.forward_partition import Load, PartitionWay
 from trackside.data_plane.forward_place import Forwarded, ForwardedFile
-from trackside.data_plane.forward_search import ForwardSearch, LinkLost, Ours
+from trackside.data_plane.forward_search import Fenced, ForwardSearch, LinkLost, Ours
 from trackside.data_plane.forwarded_ends import ForwardedEndsWriter
 from trackside.data_plane.kafka_admin import AdminError, KafkaAdmin, TopicInfo
 from trackside.data_plane.kafka_config import admin_config, catch_up_config, check_address, publisher_config
@@ -60,6 +61,9 @@ PAUSES_SECONDS = (0.1, 0.5, 1.0, 2.0, 5.0)
 LOOK_SECONDS = 5.0
 REFUSED_SECONDS = 10.0
 """After wrong credentials."""
+
+FENCED_SECONDS = 10.0
+COPY_ADVICE = "is a copy of this data directory in use elsewhere? start one of the two with an empty one"
 
 SAVE_SECONDS = 1.0
 SHOW_SECONDS = 1.0
@@ -140,6 +144,8 @@ class Forwarder:
                 done += 1
         except LinkLost as lost:
             self._lose(str(lost))
+            if isinstance(lost, Fenced):
+                self._on_fenced()
             self._tell_state()
         return 0 if self._must_leave() else done
 
@@ -245,6 +251,13 @@ class Forwarder:
         self._losses += 1
         self._bytes_max = max(TRANSACTION_BYTES_MIN, self._bytes_max // 2)
 
+    def _on_fenced(self) -> None:
+        """Whoever has the link now is let finish: two that take it from each other in turns would get nowhere."""
+        self._trouble = f"another forwarder has begun as log {uuid.UUID(bytes=self._identity)} ({self._trouble})"
+        self._connect_at = time.monotonic() + FENCED_SECONDS
+        self._count.fenced.add()
+        self.worker.log("error", "fenced", reason=self._trouble, advice=COPY_ADVICE)
+
     def _drop_link(self) -> None:
         if self._link is not None:
             self._link.close()
@@ -334,6 +347,7 @@ class Forwarder:
         return found | {place: last for place, last in lasts.items() if last is not None}
 
     def _place_one(self, way: PartitionWay, where: Found, last: Ours | None) -> None:
+        self._must_be_ours(way, last)
         kept = self._file.partitions.get(way.partition)
         if kept is not None and kept.topic_id not in (b"", where.identity):
             self.worker.log(
@@ -352,6 +366,12 @@ class Forwarder:
         way.place(where.identity, where.earliest, next_offset, kafka_next)
         self._publish(way)
         self._file.note(way.partition, Forwarded(where.identity, next_offset, kafka_next))
+
+    def _must_be_ours(self, way: PartitionWay, last: Ours | None) -> None:
+        """Raises Fenced when Kafka has packets with places that this process has not sent since it began: they are
+        somebody else's, and going on behind them would leave out as many of ours."""
+        if way.topic_id and last is not None and last.offset >= way.sent_to:
+            raise Fenced(f"{way.partition.topic} has its packets up to offset {last.offset}, sent here {way.sent_to}")
 
     def _check_topics(self, now: float) -> None:
         """Ask, some at a time, whether topics are still those that were filled. Raises LinkLost when one is not."""
@@ -517,6 +537,10 @@ class Forwarder:
             if refused.ended:
                 raise LinkLost from None
             return 0
+        except LinkLost:
+            for load in loads if self._link.in_doubt else ():
+                load.way.sent_to = load.next_offset
+            raise
         for load, kafka_offsets in zip(loads, taken, strict=True):
             load.way.advance(load, kafka_offsets)
             load.way.packets_max *= 2

@@ -12,6 +12,7 @@ from trackside.data_plane.worker import log_line
 __all__ = [
     "AFTERMATH",
     "CULPABLE",
+    "FENCED",
     "FORBIDDEN",
     "LIBRDKAFKA_LOG",
     "REFUSALS",
@@ -44,6 +45,9 @@ TOO_LARGE = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO
 
 VANISHED = frozenset({KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION, KafkaError.UNKNOWN_TOPIC_OR_PART})
 """The topic has been deleted, or has fewer partitions than it had."""
+
+FENCED = frozenset({KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRODUCER_FENCED})
+"""A client with the same transactional id began after this one, or Kafka gave up a transaction that took too long."""
 
 AFTERMATH = frozenset(
     {KafkaError._FATAL, KafkaError._GAPLESS_GUARANTEE, KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT}

@@ -409,6 +409,7 @@ FORWARDER = (
     _counter("trackside_forwarder_transactions_total", "Transactions in which they went."),
     _counter("trackside_forwarder_dead_letters_total", "Packets that Kafka refused for good; each is a dead letter."),
     _counter("trackside_forwarder_topics_anew_total", "Partitions sent again, because Kafka's topic was another one."),
+    _counter("trackside_forwarder_fenced_total", "Times that another forwarder of the same log took over the link."),
     _counter(
         "trackside_forwarder_save_failures_total", "Times that `forwarded.json` could not be written; look at the disk."
     ),
@@ -458,6 +459,7 @@ class ForwarderCounters(NamedTuple):
     transactions: Counter
     dead_letters: Counter
     topics_anew: Counter
+    fenced: Counter
     save_failures: Counter
     backlog_packets: Counter
     backlog_bytes: Counter

@@ -50,6 +50,7 @@ class EdgeKit:
         self.identity = claim_data_dir(self.data_dir)
         self.log = self._writer()
         self.forwarder: Forwarder | None = None
+        self._ring = f"{RING}-{uuid.uuid4().hex[:8]}"  # a copy of the data directory knows the rings of the original
         self._position = 0
 
     def _writer(self) -> LocalLogWriter:
@@ -70,7 +71,7 @@ class EdgeKit:
 
     def append(self, packets: Sequence[bytes], route: Route) -> None:
         self._position += 1
-        self.log.append(RING, self._position, record(packets, route))
+        self.log.append(self._ring, self._position, record(packets, route))
         while not self.log.do_work():
             pass
 
