@@ -16,13 +16,15 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from trackside.data_plane.data_dir import sync_directory
 from trackside.data_plane.park_file import park_files
 from trackside.data_plane.recovery import write_rings_of
 from trackside.shm.ring import RingView
+from trackside.shm.segment import SegmentError
 
 __all__ = ["LAID_OUT", "keep", "kept_instances", "kept_names"]
 
@@ -42,13 +44,12 @@ def keep(instance: Path, data_dir: Path) -> None:
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(mode=0o700, parents=True)
     try:
-        used = [ring for ring in write_rings_of(instance) if RingView(ring).used_bytes]
-        _copy(used, draft / "links")
-        _copy(park_files(instance), draft / "parks")
+        _copy(_used_parts(instance), draft / "links")
+        _copy([(park, [(0, park.stat().st_size)]) for park in park_files(instance)], draft / "parks")
         (draft / LAID_OUT).touch(mode=0o600)
         sync_directory(draft)
         os.rename(draft, target)
-    except OSError:
+    except (OSError, SegmentError):
         shutil.rmtree(draft, ignore_errors=True)
         raise
     sync_directory(target.parent)
@@ -56,14 +57,34 @@ def keep(instance: Path, data_dir: Path) -> None:
     shutil.rmtree(instance)
 
 
-def _copy(files: Iterable[Path], folder: Path) -> None:
+def _used_parts(instance: Path) -> Iterator[tuple[Path, list[tuple[int, int]]]]:
+    """Rings that hold something: the file, and what of it matters."""
+    for path in write_rings_of(instance):
+        ring = RingView(path)
+        if ring.used_bytes:
+            yield path, ring.used_parts()
+        ring.close()
+
+
+def _copy(files: Iterable[tuple[Path, Iterable[tuple[int, int]]]], folder: Path) -> None:
+    """Of each file just these parts, (begin, end), in their places; the rest is a hole, which costs the device nothing."""
     folder.mkdir(mode=0o700)
-    for file in files:
+    for file, parts in files:
         with open(file, "rb") as source, open(folder / file.name, "xb", opener=_private) as copy:
-            shutil.copyfileobj(source, copy, 1 << 20)
+            copy.truncate(os.fstat(source.fileno()).st_size)
+            for begin, end in parts:
+                _copy_part(source, copy, begin, end)
             copy.flush()
             os.fsync(copy.fileno())
     sync_directory(folder)
+
+
+def _copy_part(source: BinaryIO, copy: BinaryIO, begin: int, end: int) -> None:
+    source.seek(begin)
+    copy.seek(begin)
+    while begin < end and (piece := source.read(min(1 << 20, end - begin))):
+        copy.write(piece)
+        begin += len(piece)
 
 
 def _private(path: str, flags: int) -> int:

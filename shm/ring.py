@@ -518,6 +518,14 @@ class RingView(_Ring):
         commit = self.commit_position  # the lower one first: in between both may only grow
         return max(0, self.publish_position - commit)
 
+    def used_parts(self) -> list[tuple[int, int]]:
+        """Where in the file is what its readers' successor needs, as (begin, end): all before the data, and the records
+        from ``commit`` to ``publish``."""
+        begin, size = self.commit_position & self._mask, self.used_bytes
+        first = min(size, self.capacity_bytes - begin)
+        data = [(begin, begin + first), (0, size - first)]
+        return [(0, RING_DATA_OFFSET), *((RING_DATA_OFFSET + a, RING_DATA_OFFSET + b) for a, b in data if a < b)]
+
     def statistics(self) -> dict[str, int]:
         """Since the ring was made: records, packets (sum of their counts), bytes (of bodies), pads, full (refusals).
 

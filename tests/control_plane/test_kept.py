@@ -16,6 +16,8 @@ from trackside.control_plane.run_directory import holds_packets, unlogged_bytes
 from trackside.data_plane.log import Partition
 from trackside.data_plane.recovery import Recovery
 from trackside.data_plane.spec import Settings
+from trackside.shm.ring import RingReader, RingView, RingWriter, create_ring
+from trackside.shm.segment import SegmentError
 
 
 @pytest.fixture
@@ -81,3 +83,30 @@ def test_what_a_recovery_has_parked_counts(bench: Bench, tmp_path: Path) -> None
     os.rename(instance / "parks" / "producer-0.park", instance / "parks" / "recovery.park")
     (instance / LAID_OUT).touch()
     assert holds_packets(instance) and not unlogged_bytes(instance, "producer-0")
+
+
+def test_only_what_is_used_of_a_ring_is_copied(tmp_path: Path) -> None:
+    """Also when it goes on at the ring's beginning: a large ring with little in it must not cost a stop its time."""
+    links = tmp_path / "000001-test" / "links"
+    links.mkdir(parents=True)
+    path = links / "gateway-0.producer-0.down.ring"
+    create_ring(path, capacity_bytes=1 << 20, ring_id="ring")
+    writer, reader = RingWriter(path), RingReader(path)
+    for number in range(7):
+        assert writer.try_publish([(1, 1, bytes([number + 1]) * (200 << 10))]) is not None
+        reader.poll()
+        if number < 5:
+            reader.commit(writer.publish_position)
+    wanted = RingView(path).uncommitted()
+    assert len(wanted) == 2 and len(RingView(path).used_parts()) == 3
+    keep(links.parent, tmp_path / "data")
+    (kept,) = (tmp_path / "data" / "unlogged").glob("*/links/*.ring")
+    assert RingReader(kept).poll() == wanted
+    assert kept.stat().st_size > 1 << 20 > len(kept.read_bytes().replace(b"\0", b"")) * 2
+
+
+def test_a_ring_that_is_none_stays_where_it_is(bench: Bench, tmp_path: Path) -> None:
+    (bench.kit.instance / "links" / "gateway-7.producer-0.down.ring").write_bytes(b"no ring")
+    with pytest.raises(SegmentError):
+        keep(bench.kit.instance, tmp_path / "data")
+    assert os.listdir(tmp_path / "data" / "unlogged") == [] and bench.kit.instance.exists()
