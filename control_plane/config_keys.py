@@ -331,13 +331,13 @@ PROCESSES = (
         metavar="LIST", default_prose="all that this process may use; no pinning on up to three",
     ),
     Key(
-        "ParkAfterSeconds", Number(0.1, 600), 2.0, "A topic that has not been logged for so long is parked: its packets "
-        "are copied aside, so that it holds up no other topic.", setting="park_after_seconds",
+        "ParkAfterSeconds", Number(0.1, 600), 2.0, "A topic of which the log has taken nothing for so long, while it "
+        "answers, is parked: its packets are copied aside, so that it holds up no other topic.", setting="park_after_seconds",
     ),
     Key(
         "ParkMegabytes", Whole(1, 4096), 16, "What a producer's park may hold, as far as the run directory's tmpfs has "
-        "room for it; 1 MiB there stays free. With half of it in use, writers of parked topics wait. It is also kept in "
-        "the producer's memory.", setting="park_bytes", scale=MIB,
+        "room for it; 1 MiB there stays free. With half of it in use, writers of topics with more than their share of that "
+        "wait. It is also kept in the producer's memory; a packet counts as 512 bytes at least.", setting="park_bytes", scale=MIB,
     ),
     Key(
         "StartSeconds", Number(1, 600), 30.0, "How long a process may take to get ready.", setting="start_seconds",

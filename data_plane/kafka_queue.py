@@ -208,14 +208,19 @@ class PartitionQueue:
         self.burying = False
         self.retry_at = 0.0
         self.progress_at = 0.0
+        self.passed_at = 0.0  # when the log took something last, or refused it for good
 
     @property
     def idle(self) -> bool:
         return not self.waiting and not self.in_flight
 
-    def owner_of_oldest(self) -> Owner | None:
+    def is_blocked(self, before: float) -> bool:
+        """Whether something has been here since ``before``, and nothing has passed since then."""
         oldest = self.in_flight or self.waiting
-        return oldest[0].owner if oldest else None
+        if not oldest or self.passed_at >= before:
+            return False
+        owner = oldest[0].owner
+        return isinstance(owner, RecordProgress) and owner.appended_at < before
 
     @property
     def careful(self) -> bool:
@@ -250,7 +255,7 @@ class PartitionQueue:
     def pass_one(self, *, refused: bool) -> Chunk | None:
         """The packet at the head is through. Returns its chunk when that was the last of it."""
         self.refusing = refused
-        self.progress_at = time.monotonic()
+        self.passed_at = self.progress_at = time.monotonic()
         self.index += 1
         if self.index < len(self.waiting[0].values):
             return None

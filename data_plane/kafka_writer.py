@@ -160,7 +160,8 @@ class KafkaLogWriter:
         by_number: dict[int, RecordProgress | None] = {0: None}
         for number in parked.values():
             if number not in by_number:
-                by_number[number] = RecordProgress(ring, ParkAccount(number, self._parked_logged), end)
+                account = ParkAccount(number, self._parked_logged)
+                by_number[number] = RecordProgress(ring, account, end, time.monotonic())
                 self._parked += 1
         return {topic: by_number[number] for topic, number in parked.items()}
 
@@ -168,13 +169,7 @@ class KafkaLogWriter:
 
     def overdue(self, seconds: float) -> set[str]:
         before = time.monotonic() - seconds
-        return {
-            queue.partition.topic
-            for queue in self._busy
-            if isinstance(owner := queue.owner_of_oldest(), RecordProgress)
-            and not owner.parked
-            and owner.appended_at < before
-        }
+        return {queue.partition.topic for queue in self._busy if queue.is_blocked(before)}
 
     def unlogged(self, topics: Collection[str]) -> dict[Source, set[str]]:
         found: dict[Source, set[str]] = {}
@@ -196,6 +191,7 @@ class KafkaLogWriter:
             owner = owners.get(Source(before.ring, before.end), {}).get(topic)
             if owner is not None:
                 chunk.owner = owner
+                owner.appended_at = before.appended_at
                 owner.left += 1
                 before.on_logged(chunk)  # as far as its ring is concerned
 
@@ -458,7 +454,7 @@ class KafkaLogWriter:
 
     def _confirm(self, queue: PartitionQueue, chunk: Chunk) -> None:
         """Everything up to ``chunk`` is in the log; without the gapless guarantee, what has been reported is."""
-        queue.progress_at = time.monotonic()
+        queue.passed_at = queue.progress_at = time.monotonic()
         while queue.in_flight:
             if queue.in_flight[0].reports and not self._config.gapless:
                 break

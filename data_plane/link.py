@@ -246,11 +246,11 @@ class Parks(msgspec.Struct, array_like=True, frozen=True):
 
     In the records of this ring that end at or below ``logged`` the log has all packets of the topic; those that end
     above that and at or below ``parked`` are safe in the park when ``commit`` has passed them, and not in the log.
-    ``full``: the topics whose packets still go into the park (``PARKED_STILL``) must wait.
+    ``closed``: those that have used up their share of a park that is full; their writers must wait.
     """
 
     topics: list[tuple[str, int, int]]
-    full: bool = False
+    closed: list[str] = []
 
 
 Message = (

@@ -12,6 +12,7 @@ What is written is in the page cache and survives the death of every process; ``
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 import time
@@ -41,13 +42,16 @@ PROBE_BYTES = 64 << 10
 """A disk that has no room for so much is full for all partitions, and not for one."""
 
 RETRY_SECONDS = 0.25
+DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
+"""What a partition's file fails with when others will, too."""
 """How long a partition that could not be written rests: a full disk must not become a busy loop."""
 
 
 @dataclass(eq=False)
 class _Queue:
     """What waits for one partition. ``behind``: queues of essentials that must be empty before this one is written.
-    ``all_parked``: all that waits is in the park. ``failing_since``: 0.0 while the disk takes it."""
+    ``all_parked``: all that waits is in the park. ``failing_since``: since when nothing of it could be written, 0.0 while
+    the disk takes it."""
 
     partition: Partition
     waiting: list[Part] = field(default_factory=list)
@@ -55,6 +59,7 @@ class _Queue:
     tail: PartitionTail | None = None
     retry_at: float = 0.0
     reason: str = ""
+    disk_fails: bool = False
     failing_since: float = 0.0
     all_parked: bool = False
 
@@ -193,8 +198,9 @@ class LocalLogWriter:
         except (OSError, SegmentError) as error:
             self._counts["write_failures"] += 1
             queue.reason = self._reason(queue.partition, error)
+            queue.disk_fails = isinstance(error, OSError) and error.errno in DISK_ERRORS
             queue.retry_at = now + RETRY_SECONDS
-            queue.failing_since = queue.failing_since or now
+            queue.failing_since = now if entries else queue.failing_since or now
         if queue.tail is not None and (entries or queue.reason):  # also when it failed: it may be what fills the disk
             if entries:
                 queue.tail.publish()
@@ -268,8 +274,9 @@ class LocalLogWriter:
 
     def overdue(self, seconds: float) -> set[str]:
         before = self._monotonic() - seconds
-        waiting = (*self._essentials, *self._others)
-        return {q.partition.topic for q in waiting if 0.0 < q.failing_since < before and not q.all_parked}
+        failing = {q for q in (*self._essentials, *self._others) if q.waiting and 0.0 < q.failing_since < before}
+        held = {q for q in self._others if not failing.isdisjoint(q.behind)} if failing else set()
+        return {queue.partition.topic for queue in failing | held}
 
     def unlogged(self, topics: Collection[str]) -> dict[Source, set[str]]:
         found: dict[Source, set[str]] = {}
@@ -363,10 +370,10 @@ class LocalLogWriter:
         return []
 
     def state(self) -> LogState:
-        for queue in (*self._essentials, *self._others):
-            if queue.reason:
-                return LogState(False, queue.reason)
-        return LogState(not self._sync_reason, self._sync_reason)
+        """Unavailable when the disk fails; when a partition alone does there is a reason all the same."""
+        failing = [queue for queue in (*self._essentials, *self._others) if queue.reason]
+        of_disk = next((queue.reason for queue in failing if queue.disk_fails), "") or self._sync_reason
+        return LogState(not of_disk, of_disk or (failing[0].reason if failing else ""))
 
     def answers(self) -> bool:
         """Where a partition fails, a file of another name tells whether it is alone with that."""
@@ -375,7 +382,7 @@ class LocalLogWriter:
         folder = self._data_dir / "log"
         try:
             with tempfile.TemporaryFile(dir=folder if folder.exists() else self._data_dir, buffering=0) as probe:
-                return probe.write(bytes(PROBE_BYTES)) == PROBE_BYTES
+                return os.pwritev(probe.fileno(), (bytes(PROBE_BYTES),), 0) == PROBE_BYTES
         except OSError:
             return False
 

@@ -128,8 +128,8 @@ class LogWriter(Protocol):
         not 0. It has no part in ``logged(ring)``. Before the first ``append``, in the order of the park."""
 
     def overdue(self, seconds: float) -> set[str]:
-        """Topics with something that has waited for longer than this, and is not parked. Cheap: asked ten times a
-        second."""
+        """Topics with a partition that has something to log, parked or not, and of which the log took nothing for longer
+        than this. One that is only slow is none. Cheap: asked ten times a second."""
 
     def unlogged(self, topics: Collection[str]) -> dict[Source, set[str]]:
         """Records with something for ``topics`` that the log does not have and that is not parked: for which of them."""

@@ -342,6 +342,14 @@ PARK_STATISTICS = {
     "parked": _counter("trackside_producer_parked_total", "Times that a topic was parked; the log says which."),
     "unparked": _counter("trackside_producer_unparked_total", "Times that the log had all of a parked topic again."),
     "parked_packets": _counter("trackside_producer_parked_packets_total", "Packets that were copied to the park."),
+    "park_full": _counter(
+        "trackside_producer_park_full_total",
+        "Times that the park became full: writers of the topics that fill it wait, and are then refused.",
+    ),
+    "park_overflows": _counter(
+        "trackside_producer_park_overflows_total",
+        "Times that a parked topic found no room: it waits in the rings and holds up all others; raise ParkMegabytes.",
+    ),
 }
 """What :meth:`Parking.statistics` tells."""
 

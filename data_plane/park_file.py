@@ -148,8 +148,9 @@ class ParkFile:
     def keep_only(self, entries: Iterable[Placed]) -> list[Placed] | None:
         """Replace the file by one with just these entries, in one step. Returns where they are now; None: it could not
         be done, nothing was changed."""
-        if self._fd < 0:
-            return []
+        entries = list(entries)
+        if self._fd < 0 or not entries:
+            return self._clear()
         aside = self.path.with_suffix(".new")
         try:
             fd = os.open(aside, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -172,6 +173,13 @@ class ParkFile:
         os.close(self._fd)
         self._fd, self.size = fd, size
         return placed
+
+    def _clear(self) -> list[Placed]:
+        """In place, so that it needs no room."""
+        if self._fd >= 0:
+            os.ftruncate(self._fd, len(MAGIC))
+            self.size = len(MAGIC)
+        return []
 
     def _opened(self) -> int:
         if self._fd < 0:

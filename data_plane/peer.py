@@ -231,8 +231,7 @@ class ProducerProxy(_LinkProxy):
 
     def on_parks(self, news: Parks) -> None:
         self._parks = {topic: (logged, parked) for topic, logged, parked in news.topics}
-        still = (topic for topic, _, parked in news.topics if parked == PARKED_STILL)
-        self._closed = frozenset(still) if news.full else frozenset()
+        self._closed = frozenset(news.closed)
         for topic in list(self._park_waits):
             self._wake_unparked(topic)
 

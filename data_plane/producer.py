@@ -19,7 +19,7 @@ from trackside.data_plane.link import PACKETS, Limits, Parks, PeerLink, PeerSet,
 from trackside.data_plane.log import LogState, LogWriter, Partition
 from trackside.data_plane.log_backend import open_writer
 from trackside.data_plane.park_file import ParkFile
-from trackside.data_plane.parking import Parked, Parking, Unlogged
+from trackside.data_plane.parking import ENTRY_BYTES, Parked, Parking, Unlogged
 from trackside.data_plane.poison import NOTHING, one_by_one
 from trackside.data_plane.record import Record, Route, decode_record
 from trackside.data_plane.routing import Routing
@@ -60,7 +60,8 @@ class Producer:
         self._told_parks: dict[PeerLink, tuple[int, int, Parks]] = {}  # in which incarnation, of which version, what
         self._limits_at = 0.0
         self._look_at = 0.0
-        settings = worker.spec.settings
+        self._answers_since: float | None = None
+        self._settings = settings = worker.spec.settings
         self._parking = Parking(
             ParkFile(Path(worker.spec.instance) / "parks" / f"{worker.spec.name}.park", settings.park_bytes),
             writer,
@@ -68,6 +69,7 @@ class Producer:
             after_seconds=settings.park_after_seconds,
             essentials_of=Routing(settings).essentials_topic,
             say=worker.log,
+            entries_max=settings.park_bytes // ENTRY_BYTES,
         )
 
     def _backlog(self) -> Iterator[tuple[str, Unlogged]]:
@@ -85,7 +87,7 @@ class Producer:
 
     def _follow_log_state(self) -> None:
         state = self.log.state()
-        if state.available and self._parking.topics:
+        if self._parking.topics and state.available:
             state = LogState(True, self._parking.summary())
         self.worker.follow_log_state(state)
 
@@ -124,12 +126,19 @@ class Producer:
     def _commit(self) -> int:
         moved = 0
         for peer in self._links:
-            position = self.log.logged(peer.down.ring_id)
+            position = self._committable(peer)
             if position > peer.down.commit_position and self._say_refusals(peer) and self._say_parks(peer):
                 self._count_logged(peer, position)
                 peer.commit(position)
                 moved += 1
         return moved
+
+    def _committable(self, peer: PeerLink) -> int:
+        ring = peer.down.ring_id
+        logged = self.log.logged(ring)
+        if not self._parking.topics or logged <= peer.down.commit_position:
+            return logged
+        return self._parking.committable(ring, logged, self._unlogged[peer])
 
     def _count_logged(self, peer: PeerLink, position: int) -> None:
         """Before the commit: what a death in between costs is counted twice and not missing."""
@@ -157,9 +166,17 @@ class Producer:
         now = time.monotonic()
         if now >= self._look_at:
             self._look_at = now + LOOK_SECONDS
-            self._parking.look()
+            self._parking.look(settled=self._is_settled(now))
             for peer in self._links:
                 self._tell_parks(peer)
+
+    def _is_settled(self, now: float) -> bool:
+        """Whether the log has answered for long enough that what it has not taken by now is blocked."""
+        if not self.log.answers():
+            self._answers_since = None
+        elif self._answers_since is None:
+            self._answers_since = now
+        return self._answers_since is not None and now - self._answers_since >= self._settings.park_after_seconds
 
     def _count_parked(self, logged: Iterable[Parked]) -> None:
         now = time.monotonic_ns()

@@ -167,11 +167,13 @@ class Recovery:
 
     def _commit(self) -> None:
         """Behind the log, or the park, which is as safe as the ring before commit moves."""
-        moved = [ring for ring in self._rings if self._log.logged(ring.id) > ring.reader.commit_position]
+        positions = [
+            (ring, self._parking.committable(ring.id, self._log.logged(ring.id), ring.unlogged)) for ring in self._rings
+        ]
+        moved = [(ring, position) for ring, position in positions if position > ring.reader.commit_position]
         if moved:
             self._parks.sync()
-        for ring in moved:
-            position = self._log.logged(ring.id)
+        for ring, position in moved:
             while ring.unlogged and ring.unlogged[0].end <= position:
                 self._parking.claimed(ring.id, ring.unlogged.popleft().end)
             ring.reader.commit(position)

@@ -80,7 +80,7 @@ class MemoryWriter:
         return sum([self._log_one(place) for place in list(self._waiting)])
 
     def _log_one(self, place: Partition) -> int:
-        if place.topic in self._log.blocked or place.topic in self._held:
+        if self._is_blocked(place) or place.topic in self._held:
             return 0
         pieces = self._waiting.pop(place)
         before = self._numbers()
@@ -99,7 +99,10 @@ class MemoryWriter:
 
     def overdue(self, seconds: float) -> set[str]:
         """Tests have no time: what is blocked is overdue at once."""
-        return {place.topic for place, piece in self._pieces() if not piece.number} & self._log.blocked
+        return {place.topic for place in self._waiting if self._is_blocked(place)}
+
+    def _is_blocked(self, place: Partition) -> bool:
+        return not self._log.blocked.isdisjoint({place.topic, f"{place.topic}/{place.number}"})
 
     def unlogged(self, topics: Collection[str]) -> dict[Source, set[str]]:
         found: dict[Source, set[str]] = {}

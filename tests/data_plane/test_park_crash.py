@@ -12,11 +12,18 @@ from pathlib import Path
 import pytest
 from park_bench import BLOCKABLE, KilledAt, LocalStore, MemoryStore, ParkBench, Store
 
+from trackside.data_plane import parking
+
 SEEDS = int(os.environ.get("TRACKSIDE_PARK_SEEDS", "20"))
 """Random lives a log and kind; the long form is TRACKSIDE_PARK_SEEDS=3000."""
 
 STRIDE = 5 if SEEDS <= 20 else 1
 """Of the steps of a recovery every so-manieth is one to be killed at; in the long form each."""
+
+
+@pytest.fixture(autouse=True)
+def little_garbage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parking, "GARBAGE_BYTES", 600)
 
 
 @pytest.fixture
