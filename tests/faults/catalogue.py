@@ -179,6 +179,7 @@ _TABLE = (
         short=(),  # tests/system/test_parking.py has it
         environment=(("TRACKSIDE_PARK_AFTER_SECONDS", "0.5"), ("TRACKSIDE_DRAIN_SECONDS", "5")),
         repeats=True,
+        statuses=_CANCELLED,
         secured=True,
     ),
     Fault(

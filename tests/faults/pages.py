@@ -60,7 +60,10 @@ _TAIL = """
 
 - What only rings had when the run directory is lost (`power`): the column *lost* counts such packets. Of those written
   with `trackside-ack: log` none may be missing.
-- A packet once in Kafka after the death of a producer, or of all: *repeated* counts them. Never on the local log.
+- A packet once in Kafka after the death of a producer, or of all, or of Kafka's topic: *repeated* counts them. Never on the
+  local log.
+- A producer that gets over a record in its *park* which ends it each time ([decision 19](decisions/0019-parking.md)); such a
+  record in a ring is quarantined.
 - A pause without an end: while Kafka is away for longer than rings hold, writes are refused, with `UNAVAILABLE` or
   `RESOURCE_EXHAUSTED` and the reason.
 - A status from a gateway that was killed, or that a call met in the moment in which it closed: gRPC itself ends such calls,
@@ -79,11 +82,24 @@ def page() -> str:
 
 
 def _sections(reports: list[Report]) -> Iterator[str]:
-    yield "\n## Faults\n"
+    yield f"\n## Faults\n\n{_total(reports)}"
     for fault in FAULTS.values():
         found = sorted((r for r in reports if r.fault == fault.name), key=lambda r: (r.log != "local", r.shape))
         if found:
             yield _section(fault, found)
+
+
+def _total(reports: list[Report]) -> str:
+    kills = sum(count for report in reports for what, count in report.actions.items() if what.startswith("SIGKILL"))
+    lost = sum(report.lost if FAULTS[report.fault].keeps_rings else report.lost_logged for report in reports)
+    return (
+        f"{len(reports)} runs, {sum(report.seconds for report in reports) / 3600:.1f} hours, {kills:,} kills, "
+        f"{sum(report.accepted for report in reports):,} packets accepted: "
+        f"{lost} lost that were promised, {sum(report.reordered for report in reports)} reordered, "
+        f"{sum(report.corrupted for report in reports)} corrupted, "
+        f"{sum(bool(report.broken) for report in reports)} runs in which a promise was broken. "
+        "A run takes two minutes (`mixed` on Kafka half an hour), in shape 1/1/1 ten kills.\n"
+    )
 
 
 def _section(fault: Fault, reports: list[Report]) -> str:
