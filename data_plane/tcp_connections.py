@@ -6,6 +6,7 @@ So nobody can count what was closed. How near the limit is can be seen, and that
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import time
@@ -33,7 +34,8 @@ class TcpConnections:
 
     async def keep_counting(self) -> None:
         while True:
-            self.on_counted(await asyncio.to_thread(open_by_port, self._ports))
+            with contextlib.suppress(OSError):  # no descriptor is free for looking; the gauge stays as it is
+                self.on_counted(await asyncio.to_thread(open_by_port, self._ports))
             await asyncio.sleep(LOOK_SECONDS)
 
     def on_counted(self, found: Counter[int]) -> None:
@@ -48,7 +50,8 @@ class TcpConnections:
 
 
 def open_by_port(ports: set[int]) -> Counter[int]:
-    """Connections of this process that were made to these ports of its own. Blocks for microseconds a descriptor."""
+    """Connections of this process that were made to these ports of its own. Blocks for microseconds a descriptor. Raises
+    OSError when the process may not open one more."""
     found: Counter[int] = Counter()
     for name in os.listdir("/proc/self/fd"):
         port = _connected_port(int(name))
