@@ -12,7 +12,6 @@ What is written is in the page cache and survives the death of every process; ``
 
 from __future__ import annotations
 
-import errno
 import os
 import tempfile
 import time
@@ -42,8 +41,6 @@ PROBE_BYTES = 64 << 10
 """A disk that has no room for so much is full for all partitions, and not for one."""
 
 RETRY_SECONDS = 0.25
-DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
-"""What a partition's file fails with when others will, too."""
 """How long a partition that could not be written rests: a full disk must not become a busy loop."""
 
 
@@ -59,7 +56,6 @@ class _Queue:
     tail: PartitionTail | None = None
     retry_at: float = 0.0
     reason: str = ""
-    disk_fails: bool = False
     failing_since: float = 0.0
     all_parked: bool = False
 
@@ -198,7 +194,6 @@ class LocalLogWriter:
         except (OSError, SegmentError) as error:
             self._counts["write_failures"] += 1
             queue.reason = self._reason(queue.partition, error)
-            queue.disk_fails = isinstance(error, OSError) and error.errno in DISK_ERRORS
             queue.retry_at = now + RETRY_SECONDS
             queue.failing_since = now if entries else queue.failing_since or now
         if queue.tail is not None and (entries or queue.reason):  # also when it failed: it may be what fills the disk
@@ -370,10 +365,10 @@ class LocalLogWriter:
         return []
 
     def state(self) -> LogState:
-        """Unavailable when the disk fails; when a partition alone does there is a reason all the same."""
-        failing = [queue for queue in (*self._essentials, *self._others) if queue.reason]
-        of_disk = next((queue.reason for queue in failing if queue.disk_fails), "") or self._sync_reason
-        return LogState(not of_disk, of_disk or (failing[0].reason if failing else ""))
+        for queue in (*self._essentials, *self._others):
+            if queue.reason:
+                return LogState(False, queue.reason)
+        return LogState(not self._sync_reason, self._sync_reason)
 
     def answers(self) -> bool:
         """Where a partition fails, a file of another name tells whether it is alone with that."""
