@@ -182,7 +182,8 @@ class ClaimedNode:
                 self._away = str(away)
                 pause = RETRY_SECONDS
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._due.wait(), pause)
+                async with asyncio.timeout(pause):  # wait_for would lose a cancellation that comes as it is due
+                    await self._due.wait()
 
     async def _claim(self) -> None:
         """Until the log says that a number is ours: whoever was first has the one that we asked for."""
