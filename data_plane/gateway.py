@@ -141,9 +141,8 @@ class Gateway(grpc.GenericRpcHandler):
         return call
 
     def _ended(self, path: str, handler: Handler) -> Handler:
-        """Say which method it is, for what may be refused. Keep the call's task, so that a drain can end it with a status; no message that we cannot read gets far, and
-        no call that is one too many."""
-
+        """Say which method it is, for what may be refused. Keep the call's task, so that a drain can end it with a status;
+        no message that we cannot read gets far, and no call that is one too many."""
         name = path.rpartition("/")[2]
 
         async def call(request: Any, context: Context) -> Any:

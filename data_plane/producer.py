@@ -71,6 +71,7 @@ class Producer:
             say=worker.log,
             entries_max=settings.park_bytes // ENTRY_BYTES,
         )
+        self._parks_summary = self._parking.summary()  # sorts names: made anew at each look, and not in each cycle
 
     def _backlog(self) -> Iterator[tuple[str, Unlogged]]:
         return ((peer.down.ring_id, found) for peer, records in self._unlogged.items() for found in records)
@@ -88,7 +89,7 @@ class Producer:
     def _follow_log_state(self) -> None:
         state = self.log.state()
         if self._parking.topics and state.available:
-            state = LogState(True, self._parking.summary())
+            state = LogState(True, self._parks_summary)
         self.worker.follow_log_state(state)
 
     def _take(self) -> int:
@@ -167,6 +168,7 @@ class Producer:
         if now >= self._look_at:
             self._look_at = now + LOOK_SECONDS
             self._parking.look(settled=self._is_settled(now))
+            self._parks_summary = self._parking.summary()
             for peer in self._links:
                 self._tell_parks(peer)
 

@@ -39,6 +39,14 @@ SCRAM_USER, SCRAM_PASSWORD = "bob", "scr4m-s3cret"
 KEY_PASSWORD = "k3y-s3cret"
 """Told apart from everything else that a log may hold: tests look for them where they must not be."""
 
+SASL_SECURITY = {
+    "security.protocol": "SASL_PLAINTEXT",
+    "sasl.mechanism": "PLAIN",
+    "sasl.username": SASL_USER,
+    "sasl.password": SASL_PASSWORD,
+}
+"""As ``Settings.security`` has it, for ``sasl_address``."""
+
 _PLAIN = f'org.apache.kafka.common.security.plain.PlainLoginModule required user_{SASL_USER}="{SASL_PASSWORD}";'
 _SCRAM = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
 _SCRAM_MECHANISMS = ("SCRAM-SHA-256", "SCRAM-SHA-512")

@@ -5,6 +5,7 @@ A *step* is whatever a death can come between: a write to the park, a commit, an
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import errno
 import itertools
@@ -110,18 +111,19 @@ class KilledAt:
         return self.armed and self.steps == self.kill_at
 
 
-class Store:
+class Store(abc.ABC):
     """A log that can be blocked topic by topic, and asked what it has."""
 
     exactly_once = False
     blocked: set[str]
 
-    def writer(self, worker: Worker) -> LogWriter:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def writer(self, worker: Worker) -> LogWriter: ...
 
-    def has(self, topic: str) -> list[int]:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def has(self, topic: str) -> list[int]: ...
 
+    @abc.abstractmethod
     def close(self) -> None:
         """Nobody writes any more."""
 
@@ -136,6 +138,9 @@ class MemoryStore(Store):
 
     def has(self, topic: str) -> list[int]:
         return [Packet.FromString(entry.value).id for entry in self.log.partitions.get(_partition(topic), [])]
+
+    def close(self) -> None:
+        """It has no files."""
 
 
 class LocalStore(Store):

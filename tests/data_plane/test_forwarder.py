@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaException
 from edge_kit import EdgeKit, some
-from kafka_broker import SASL_PASSWORD, SASL_USER, KafkaBroker
+from kafka_broker import SASL_SECURITY, KafkaBroker
 from log_contract import packet_of_size
 
 from ma.streaming.open_data.v1 import open_data_pb2 as data
@@ -203,13 +203,7 @@ def test_a_topic_that_may_not_be_written_waits_and_others_go_on(
     make_edge: Callable[..., EdgeKit], kafka_broker: KafkaBroker
 ) -> None:
     """Its data waits in the local log, and so do sessions that speak of it; nothing of it is a dead letter."""
-    security = {
-        "security.protocol": "SASL_PLAINTEXT",
-        "sasl.mechanism": "PLAIN",
-        "sasl.username": SASL_USER,
-        "sasl.password": SASL_PASSWORD,
-    }
-    edge = make_edge(address=kafka_broker.sasl_address, security=security)
+    edge = make_edge(address=kafka_broker.sasl_address, security=SASL_SECURITY)
     kafka_broker.create_topic(edge.topic())
     kafka_broker.forbid_writing(edge.topic())
     edge.write(some(0, 10))

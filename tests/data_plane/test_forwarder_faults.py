@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from edge_kit import EdgeKit, changed, some
-from kafka_broker import SASL_PASSWORD, SASL_USER, KafkaBroker
+from kafka_broker import SASL_SECURITY, KafkaBroker
 
 from trackside.data_plane.data_dir import partition_dir, segment_bases, segment_path
 from trackside.data_plane.dead_letters import DeadLetterFile
@@ -131,13 +131,7 @@ def test_a_topic_that_may_be_written_again_goes_on(
 ) -> None:
     """Denied in the middle; nothing is a dead letter, and nothing is there twice."""
     monkeypatch.setattr("trackside.data_plane.forward_partition.HOLD_SECONDS", 0.2)
-    security = {
-        "security.protocol": "SASL_PLAINTEXT",
-        "sasl.mechanism": "PLAIN",
-        "sasl.username": SASL_USER,
-        "sasl.password": SASL_PASSWORD,
-    }
-    edge = make_edge(address=kafka_broker.sasl_address, security=security)
+    edge = make_edge(address=kafka_broker.sasl_address, security=SASL_SECURITY)
     edge.write(some(0, 10))
     forwarder = edge.start()
     edge.forward_all()
